@@ -1,0 +1,55 @@
+# Every target sets up what it needs first; a second run finds it in place.
+# Settings: FLOWPLANE_HOME (state), FLOWPLANE_CACHE (downloads), FLOWPLANE_WEB_PORT, FLOWPLANE_WEB_TLS_PORT.
+
+PYTHON ?= python3
+BIN := .venv/bin
+SETUP := $(PYTHON) -m embedded.setup
+EMBEDDED := $(BIN)/python -m embedded
+UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
+	--no-emit-index-url --no-emit-find-links
+
+.DEFAULT_GOAL := help
+.PHONY: help demo demo-down shell setup setup-development check test screenshots bench format lock
+
+help: ## Say what there is to make
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: setup ## From sign-up to fulfilled orders, then serve until Ctrl-C (ONCE=1: end after the summary)
+	@exec $(EMBEDDED) demo $(if $(ONCE),--once)
+
+demo-down: setup ## Stop everything, engines included (PURGE=1: remove the state as well)
+	@exec $(EMBEDDED) down $(if $(PURGE),--purge)
+
+shell: setup ## A Django shell in the demo's environment
+	@exec $(EMBEDDED) run --role owner -- $(BIN)/python manage.py shell
+
+setup:
+	@$(SETUP) embedded
+
+setup-development:
+	@$(SETUP) development
+
+check: setup-development ## Format, lint, types, import contracts, missing migrations
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(EMBEDDED) detached -- $(BIN)/mypy
+	$(BIN)/lint-imports
+	$(EMBEDDED) detached -- $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+
+test: setup-development ## The whole test suite, on real servers and engines (ARGS='-k name': a part of it)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest $(ARGS)
+
+screenshots: setup-development ## Make the pictures of docs/images anew
+	$(BIN)/python -m embedded.screenshots
+
+bench: setup-development ## The figures of docs/performance.md (about 10 minutes)
+	$(BIN)/python -m bench.figures
+
+format: setup-development ## Put the code into its form
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+lock: setup-development ## Write the lock files anew (UPGRADE=1: with the newest versions)
+	for name in runtime embedded development; do $(UV_COMPILE) $(if $(UPGRADE),--upgrade) \
+		requirements/$$name.in --output-file requirements/$$name.txt || exit 1; done
+	npm install --package-lock-only --ignore-scripts --no-audit --no-fund

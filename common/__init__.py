@@ -1,0 +1,1 @@
+"""What every app may know: the error tree. No Django, no domain noun."""

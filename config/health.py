@@ -1,0 +1,214 @@
+"""How the installation answers "are you alive?", "are you getting anywhere?" and "how much of everything?".
+
+`/healthz` is about this process alone. `/readyz` is about progress: a control plane whose processes all run but that
+does no work is not ready. `/metrics` counts rows at the moment it is asked.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from ipaddress import ip_address
+
+from django.conf import settings
+from django.db import DatabaseError, connection, transaction
+from django.db.migrations.executor import MigrationExecutor
+from django.db.models import Count, DurationField, ExpressionWrapper, Min, Model, Q, QuerySet
+from django.db.models.functions import Now
+from django.http import HttpRequest, HttpResponse, JsonResponse
+from django.views.decorators.cache import never_cache
+from django.views.decorators.http import require_safe
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from common.errors import NotPermitted
+from provisioning.models import Cluster, Operation
+from provisioning.states import ConditionType, Truth
+from tenants.models import OutgoingMail
+from tenants.scoping import as_system
+
+# The clock takes a turn itself when it is 15 s overdue; eight times that means that nobody does.
+MAX_OVERDUE_TURN_SECONDS = 120.0
+
+# A mail is tried again after a minute at first; five minutes without any being sent means that none goes out.
+MAX_UNSENT_MAIL_SECONDS = 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One answer of the readiness page."""
+
+    is_ok: bool
+    message: str
+
+    def to_dict(self) -> dict[str, object]:
+        """As the page shows it."""
+        return {"ok": self.is_ok, "message": self.message}
+
+
+@require_safe
+@never_cache
+@transaction.non_atomic_requests
+def healthz(request: HttpRequest) -> HttpResponse:
+    """This process answers. Touches nothing else."""
+    return JsonResponse({"ok": True})
+
+
+@require_safe
+@never_cache
+@transaction.non_atomic_requests
+def readyz(request: HttpRequest) -> HttpResponse:
+    """Whether work gets done, check by check; 503 when it does not. Four statements."""
+    checks = run_checks()
+    is_ok = all(check.is_ok for check in checks.values())
+    body = {"ok": is_ok, "checks": {name: check.to_dict() for name, check in checks.items()}}
+    return JsonResponse(body, status=200 if is_ok else 503)
+
+
+def run_checks() -> dict[str, Check]:
+    """All checks by name; the later ones are left out when the database does not answer."""
+    try:
+        with transaction.atomic():
+            as_system()
+            migrations = _check_migrations()
+            if not migrations.is_ok:
+                return {"database": Check(True, "The database answers."), "migrations": migrations}
+            return {
+                "database": Check(True, "The database answers."),
+                "migrations": migrations,
+                "turns": _check_turns(),
+                "mail": _check_mail(),
+            }
+    except DatabaseError:
+        return {"database": Check(False, "The database does not answer. Look at PostgreSQL's own log.")}
+
+
+def _check_migrations() -> Check:
+    if pending := _pending_migrations():
+        return Check(False, f"{pending} database migrations are missing. Run manage.py migrate as the owner role.")
+    return Check(True, "All migrations are applied.")
+
+
+def _pending_migrations() -> int:
+    """How many migrations this code brings that the database lacks; applied ones stay so and are asked for once."""
+    if _all_applied.cache_info().currsize:
+        return 0
+    executor = MigrationExecutor(connection)
+    pending = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
+    if not pending:
+        _all_applied()
+    return pending
+
+
+@lru_cache(maxsize=1)
+def _all_applied() -> bool:
+    return True
+
+
+def _check_turns() -> Check:
+    _, seconds = _overdue(Cluster.objects.filter(due_at__lte=Now()), "due_at")
+    if seconds > MAX_OVERDUE_TURN_SECONDS:
+        return Check(
+            False,
+            f"An engine cluster has waited {seconds:.0f} s for its turn, {MAX_OVERDUE_TURN_SECONDS:.0f} s at most. "
+            "Look whether the worker and the clock run.",
+        )
+    return Check(True, f"No engine cluster waits longer than {MAX_OVERDUE_TURN_SECONDS:.0f} s for its turn.")
+
+
+def _check_mail() -> Check:
+    _, seconds = _overdue(OutgoingMail.objects.filter(sent_at=None, due_at__isnull=False), "created_at")
+    if seconds > MAX_UNSENT_MAIL_SECONDS:
+        return Check(
+            False,
+            f"A mail has waited {seconds:.0f} s to be sent ({MAX_UNSENT_MAIL_SECONDS:.0f} s is the most). "
+            "Look at the mail server and the worker's log.",
+        )
+    return Check(True, f"No mail waits longer than {MAX_UNSENT_MAIL_SECONDS:.0f} s to be sent.")
+
+
+def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
+    """How many rows wait, and for how many seconds the oldest has. One statement."""
+    age = ExpressionWrapper(Now() - Min(time_field), output_field=DurationField())
+    found = rows.aggregate(count=Count("pk"), age=age)
+    return found["count"], max(0.0, found["age"].total_seconds()) if found["age"] else 0.0
+
+
+@require_safe
+@never_cache
+def metrics(request: HttpRequest) -> HttpResponse:
+    """Prometheus' text format: this process's histograms, then the counts of rows. Five statements."""
+    _require_scraper(request)
+    as_system()
+    rows = CollectorRegistry(auto_describe=False)
+    rows.register(RowCounts())
+    return HttpResponse(generate_latest(REGISTRY) + generate_latest(rows), content_type=CONTENT_TYPE_LATEST)
+
+
+def _require_scraper(request: HttpRequest) -> None:
+    """Let the holder of the token pass; without a token set, only this machine."""
+    if settings.METRICS_TOKEN:
+        given = request.headers.get("Authorization", "")
+        if not secrets.compare_digest(given.encode(), f"Bearer {settings.METRICS_TOKEN}".encode()):
+            raise NotPermitted("Metrics are read with the bearer token in FLOWPLANE_METRICS_TOKEN.")
+    elif not ip_address(request.META.get("REMOTE_ADDR") or "0.0.0.0").is_loopback:  # noqa: S104 - no address is no loopback
+        raise NotPermitted(
+            "Without FLOWPLANE_METRICS_TOKEN metrics are only answered on this machine. Set it and send it as bearer."
+        )
+
+
+class RowCounts(Collector):
+    """Counts of rows, taken when they are collected: never how often something was logged, always what is so."""
+
+    def collect(self) -> Iterator[Metric]:
+        """Each metric family; one statement each."""
+        families: tuple[Callable[[], Iterator[Metric]], ...] = (_clusters, _operations, _turns, _mail)
+        for family in families:
+            yield from family()
+
+
+def _holds(condition: ConditionType) -> Q:
+    return Q(conditions__contains=[{"type": condition.value, "status": Truth.TRUE.value}])
+
+
+def _clusters() -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "flowplane_clusters",
+        "Engine clusters by wish, by whether their engine reports itself healthy, and by whether they are stalled.",
+        labels=["lifecycle", "available", "stalled"],
+    )
+    rows = (
+        Cluster.objects.live()
+        .annotate(is_available=_holds(ConditionType.AVAILABLE), is_stalled=_holds(ConditionType.STALLED))
+        .values("lifecycle", "is_available", "is_stalled")
+        .annotate(count=Count("pk"))
+        .order_by("lifecycle", "is_available", "is_stalled")
+    )
+    for row in rows:
+        labels = [row["lifecycle"], str(row["is_available"]).lower(), str(row["is_stalled"]).lower()]
+        family.add_metric(labels, row["count"])
+    yield family
+
+
+def _operations() -> Iterator[Metric]:
+    family = GaugeMetricFamily("flowplane_operations", "Operations by kind and state.", labels=["kind", "state"])
+    rows = Operation.objects.values("kind", "state").annotate(count=Count("pk")).order_by("kind", "state")
+    for row in rows:
+        family.add_metric([row["kind"], row["state"]], row["count"])
+    yield family
+
+
+def _turns() -> Iterator[Metric]:
+    count, seconds = _overdue(Cluster.objects.filter(due_at__lte=Now()), "due_at")
+    yield GaugeMetricFamily("flowplane_turns_overdue", "Engine clusters whose time for a turn has come.", value=count)
+    yield GaugeMetricFamily("flowplane_turns_overdue_seconds", "How long the oldest of them has waited.", value=seconds)
+
+
+def _mail() -> Iterator[Metric]:
+    unsent = OutgoingMail.objects.filter(sent_at=None, due_at__isnull=False)
+    count, seconds = _overdue(unsent, "created_at")
+    yield GaugeMetricFamily("flowplane_mail_unsent", "Mails waiting to be sent.", value=count)
+    yield GaugeMetricFamily("flowplane_mail_unsent_seconds", "How long the oldest of them has waited.", value=seconds)

@@ -1,0 +1,52 @@
+-- The three database roles, the database, and who may do what in it.
+--
+-- Run once by the administrator of the server (PostgreSQL 14 or newer), and again whenever you like: it changes
+-- nothing that is already so.      psql --no-psqlrc --dbname postgres --file config/sql/roles.sql
+--
+--   flowplane_owner   owns the tables and runs the migrations
+--   flowplane_app     the web process: sees only the rows that row-level security lets its request see
+--   flowplane_system  worker, clock, watcher: sees all rows, by policies of the tables, not by BYPASSRLS
+--
+-- No role gets a password here: give each one the way to sign in that your site uses (ALTER ROLE ... PASSWORD,
+-- certificates, or peer as on the laptop).
+
+\set ON_ERROR_STOP on
+SET client_min_messages = warning;
+
+DO $$
+DECLARE
+    wanted text;
+BEGIN
+    FOREACH wanted IN ARRAY ARRAY['flowplane_owner', 'flowplane_app', 'flowplane_system'] LOOP
+        IF NOT EXISTS (SELECT FROM pg_roles WHERE rolname = wanted) THEN
+            EXECUTE format('CREATE ROLE %I', wanted);
+        END IF;
+    END LOOP;
+END
+$$;
+
+-- NOINHERIT: membership alone opens nothing; the web process must say SET LOCAL ROLE where it means it.
+ALTER ROLE flowplane_owner LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
+ALTER ROLE flowplane_system LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
+ALTER ROLE flowplane_app LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
+GRANT flowplane_system TO flowplane_app;
+
+SELECT 'CREATE DATABASE flowplane OWNER flowplane_owner ENCODING ''UTF8'' TEMPLATE template0'
+WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'flowplane')
+\gexec
+
+REVOKE ALL ON DATABASE flowplane FROM PUBLIC;
+GRANT CONNECT ON DATABASE flowplane TO flowplane_app, flowplane_system;
+
+\connect flowplane
+SET client_min_messages = warning;
+
+ALTER SCHEMA public OWNER TO flowplane_owner;
+REVOKE ALL ON SCHEMA public FROM PUBLIC;
+GRANT USAGE ON SCHEMA public TO flowplane_app, flowplane_system;
+
+-- Tables that migrations make from now on; a migration may take some of this back (history is append-only).
+ALTER DEFAULT PRIVILEGES FOR ROLE flowplane_owner IN SCHEMA public
+    GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO flowplane_app, flowplane_system;
+ALTER DEFAULT PRIVILEGES FOR ROLE flowplane_owner IN SCHEMA public
+    GRANT USAGE, SELECT ON SEQUENCES TO flowplane_app, flowplane_system;

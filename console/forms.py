@@ -1,0 +1,207 @@
+"""Shapes of what people type. Rules live in the services; a form only sees to it that their arguments are there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from django import forms
+
+from console.words import ROLE_NOTES, STAGE_NOTES, wording_of
+from provisioning.spec import ClusterRequest
+from tenants.naming import MAX_NAME_LENGTH
+from tenants.roles import Permission, Role
+
+# Longer than any name may be, so that the service's own sentence about length is reached.
+_TYPED_LENGTH = 10 * MAX_NAME_LENGTH
+
+
+def name_field(label: str = "Name", help_text: str = "", placeholder: str = "") -> forms.CharField:
+    """A name as typed; what a name may look like is `tenants.naming`'s business."""
+    widget = forms.TextInput(attrs={"autocomplete": "off", "placeholder": placeholder})
+    return forms.CharField(
+        label=label,
+        max_length=_TYPED_LENGTH,
+        help_text=help_text,
+        strip=False,
+        widget=widget,
+        error_messages={"required": "Give it a name: it is empty."},
+    )
+
+
+class OrganizationForm(forms.Form):
+    """The name of an organization."""
+
+    name = name_field("Name of the organization", "Your company or team. Members see it; you can change it later.")
+
+
+class ClusterForm(forms.Form):
+    """All that a new cluster needs. Choices come from the catalogue."""
+
+    name = name_field(help_text=f"Up to {MAX_NAME_LENGTH} characters; you can change it later.", placeholder="orders")
+    stage = forms.ChoiceField(widget=forms.RadioSelect, choices=list(STAGE_NOTES.items()), initial="dev")
+    plan_type = forms.ChoiceField(
+        label="Size",
+        widget=forms.RadioSelect,
+        help_text="The number of partitions is fixed when a cluster is created.",
+    )
+    release = forms.ChoiceField(label="Engine release", help_text="")
+    region = forms.ChoiceField()
+
+    def __init__(self, *args: Any, offer: Any, licence_note: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._choose("region", [(row.slug, row.name) for row in offer.regions])
+        self._choose("plan_type", [(row.slug, _size(row)) for row in offer.plan_types])
+        self._choose("release", list(_releases(offer.channels)))
+        # The first licence sentence stands under the field from the start; the plan shows the chosen one's.
+        self.licences: dict[str, str] = {
+            release.version: licence_note(release.licence)
+            for channel in offer.channels
+            for release in channel.releases.all()
+        }
+
+    def request(self) -> ClusterRequest:
+        """The wish, from valid data."""
+        data = self.cleaned_data
+        channel, release = data["release"].split("/")
+        return ClusterRequest(data["name"], data["stage"], data["region"], data["plan_type"], channel, release)
+
+    def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = choices
+        field.initial = field.initial or (choices[0][0] if choices else None)
+
+
+def _size(row: Any) -> str:
+    partitions = "1 partition" if row.partitions == 1 else f"{row.partitions} partitions"
+    brokers = "1 broker" if row.brokers == 1 else f"{row.brokers} brokers"
+    return f"{row.name}: {brokers}, {partitions}, {row.memory_mib} MiB memory, {row.disk_mib} MiB disk"
+
+
+def _releases(channels: Iterable[Any]) -> Iterable[tuple[str, str]]:
+    """Channel and release as one choice; each channel's default first."""
+    for channel in channels:
+        default = channel.default_release_id
+        for release in sorted(channel.releases.all(), key=lambda row: (row.version != default, row.version)):
+            word = " (default)" if release.version == default else ""
+            yield f"{channel.slug}/{release.version}", f"{channel.name}: Zeebe {release.version}{word}"
+
+
+class ClusterSettingsForm(forms.Form):
+    """What can be changed about a cluster without touching its engine."""
+
+    name = name_field()
+    stage = forms.ChoiceField(widget=forms.RadioSelect, choices=list(STAGE_NOTES.items()))
+    is_protected = forms.BooleanField(
+        label="Protect against deletion",
+        required=False,
+        help_text="A protected cluster cannot be deleted until somebody switches this off.",
+    )
+    generation = forms.IntegerField(widget=forms.HiddenInput)
+
+
+class ConfirmForm(forms.Form):
+    """A change to confirm: the generation the plan was shown for."""
+
+    generation = forms.IntegerField(widget=forms.HiddenInput)
+
+
+class DeletionForm(ConfirmForm):
+    """Deleting: the cluster's name, typed, and whether to skip the undo window."""
+
+    typed_name = forms.CharField(
+        label="Type the cluster’s name to confirm",
+        max_length=_TYPED_LENGTH,
+        widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
+        error_messages={"required": "Type the cluster’s name to confirm."},
+    )
+    purge = forms.BooleanField(
+        label="Remove everything at once, without an undo window",
+        required=False,
+        help_text="This cannot be undone.",
+    )
+
+    def __init__(self, *args: Any, expected_name: str, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._expected_name = expected_name
+
+    def clean_typed_name(self) -> str:
+        """The very name."""
+        typed: str = self.cleaned_data["typed_name"]
+        if typed.strip() != self._expected_name:
+            raise forms.ValidationError(f"This is not the cluster’s name. Type “{self._expected_name}” to delete it.")
+        return typed
+
+
+_LIFETIMES = [("", "Never"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")]
+
+
+class CredentialForm(forms.Form):
+    """A credential for one cluster."""
+
+    name = name_field(help_text="Which program will use it, such as “order workers”.", placeholder="order workers")
+    lifetime_days = forms.ChoiceField(label="Expires", choices=_LIFETIMES, required=False)
+
+    def expires_at(self) -> datetime | None:
+        """When it ends, counted from now."""
+        days = self.cleaned_data["lifetime_days"]
+        return datetime.now(UTC) + timedelta(days=int(days)) if days else None
+
+
+class ApiCredentialForm(CredentialForm):
+    """A credential for our REST API, with what it may do."""
+
+    scopes = forms.MultipleChoiceField(
+        label="May do",
+        widget=forms.CheckboxSelectMultiple,
+        error_messages={"required": "Choose at least one thing that it may do."},
+    )
+
+    def __init__(self, *args: Any, scopes: Iterable[Permission], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["scopes"]
+        assert isinstance(field, forms.MultipleChoiceField)
+        field.choices = [(scope.value, scope.value) for scope in scopes]
+
+
+class ExpiryForm(forms.Form):
+    """A new end for a credential; the empty day means none."""
+
+    expires_on = forms.DateField(
+        label="Expires on",
+        required=False,
+        widget=forms.DateInput(attrs={"type": "date"}, format="%Y-%m-%d"),
+        help_text="At the end of that day (UTC). Leave it empty for no end.",
+        error_messages={"invalid": "Give a day such as 2030-12-31."},
+    )
+
+    def expires_at(self) -> datetime | None:
+        """The first moment after that day."""
+        day = self.cleaned_data["expires_on"]
+        return datetime(day.year, day.month, day.day, tzinfo=UTC) + timedelta(days=1) if day else None
+
+
+class InvitationForm(forms.Form):
+    """Whom to invite, and as what."""
+
+    email = forms.CharField(
+        label="E-mail address",
+        max_length=254,
+        widget=forms.EmailInput(attrs={"autocomplete": "off", "placeholder": "name@example.com"}),
+        error_messages={"required": "Whom do you invite? Give an e-mail address."},
+    )
+    role = forms.ChoiceField(widget=forms.RadioSelect, initial=Role.DEVELOPER.value)
+
+    def __init__(self, *args: Any, roles: Iterable[Role], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields["role"]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(role.value, f"{wording_of(role).word}: {ROLE_NOTES[role]}") for role in Role if role in roles]
+
+
+class RoleForm(forms.Form):
+    """A member's new role."""
+
+    role = forms.ChoiceField(choices=[(role.value, wording_of(role).word) for role in Role])

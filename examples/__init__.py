@@ -1,0 +1,1 @@
+"""What a tenant would write: nothing here knows that Flowplane exists."""

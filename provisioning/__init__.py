@@ -1,0 +1,1 @@
+"""Engine clusters: what is wished, what was seen, and the loop that brings the two together."""

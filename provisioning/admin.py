@@ -1,0 +1,271 @@
+"""The operator site's pages about clusters, operations and the catalogue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import asdict
+from typing import Any
+from uuid import UUID
+
+from django.contrib import admin, messages
+from django.db.models import OuterRef, QuerySet, Subquery
+from django.db.models.functions import Now
+from django.http import Http404, HttpRequest, HttpResponse
+from django.shortcuts import redirect
+from django.template.response import TemplateResponse
+from django.urls import URLPattern, path
+from django.utils.html import format_html, format_html_join
+from django.utils.safestring import SafeString
+from django.views.decorators.http import require_POST
+
+from common.errors import Temporary
+from provisioning import conditions, planner, reconciler, wakeups
+from provisioning.models import Channel, Cluster, Operation, OperationStep, PlanType, Region, Release
+from provisioning.spec import DesiredCluster, Lifecycle
+from provisioning.states import OPEN_STATES, STEP_TITLES, ConditionType, OperationKind, Phase, Truth, summarize
+from tenants import audit
+from tenants.admin import OperatorAdmin, ReadOnlyInline, operator_of
+
+# Never rendered: a licence key is the operator's own secret.
+_HIDDEN_WISHES = ("license_key",)
+
+
+class ConditionFilter(admin.SimpleListFilter):
+    """Clusters by one condition's status."""
+
+    condition: ConditionType
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        """The three truth values."""
+        return [(truth.value, truth.value) for truth in Truth]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Cluster]) -> QuerySet[Cluster]:
+        """Those whose condition has the chosen status."""
+        if not self.value():
+            return queryset
+        return queryset.filter(conditions__contains=[{"type": self.condition.value, "status": self.value()}])
+
+
+class AvailableFilter(ConditionFilter):
+    """By whether the engine says it is healthy."""
+
+    title = "available"
+    parameter_name = "available"
+    condition = ConditionType.AVAILABLE
+
+
+class StalledFilter(ConditionFilter):
+    """By whether a person has to act."""
+
+    title = "stalled"
+    parameter_name = "stalled"
+    condition = ConditionType.STALLED
+
+
+class GoneFilter(admin.SimpleListFilter):
+    """Tombstones are kept for history, and out of sight."""
+
+    title = "gone"
+    parameter_name = "gone"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        """Only the exception needs a name."""
+        return [("yes", "Only clusters that are gone")]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Cluster]) -> QuerySet[Cluster]:
+        """Those that are gone, or (by default) those that are not; one object's own page finds both."""
+        if "/change/" in request.path:
+            return queryset
+        return queryset.exclude(deleted_at=None) if self.value() else queryset.filter(deleted_at=None)
+
+
+@admin.register(Cluster)
+class ClusterAdmin(OperatorAdmin):
+    """Engine clusters: looked at here, changed by their owners; an operator can see the plan and wake the loop."""
+
+    list_display = ("name", "organization", "phase", "facts", "region", "release", "generations", "due_at")
+    list_filter = ("lifecycle", AvailableFilter, StalledFilter, "region", "release", "stage", GoneFilter)
+    search_fields = ("name", "id", "organization__name")
+    list_select_related = ("organization", "region", "plan_type", "release")
+    ordering = ("-created_at",)
+    readonly_fields = ("id", "created_at", "phase", "condition_table", "generations")
+    fieldsets = (
+        (None, {"fields": ("id", "organization", "name", "phase", "condition_table")}),
+        (
+            "Wished",
+            {"fields": ("lifecycle", "stage", "region", "plan_type", "channel", "release", "partitions")},
+        ),
+        ("Deletion", {"fields": ("is_protected", "delete_after", "deleted_at")}),
+        ("Seen", {"fields": ("generations", "seen_at", "was_healthy", "endpoint_grpc", "endpoint_rest")}),
+        (
+            "The loop",
+            {"fields": ("due_at", "lease_epoch", "lease_expires_at", "failures", "start_attempts", "start_after")},
+        ),
+    )
+
+    def get_queryset(self, request: HttpRequest) -> QuerySet[Cluster]:
+        """With what the phase is derived from."""
+        open_ones = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
+        kind = Subquery(open_ones.values("kind")[:1])
+        rows: QuerySet[Cluster] = super().get_queryset(request)
+        return rows.annotate(now=Now(), open_operation_kind=kind)
+
+    def get_urls(self) -> list[URLPattern]:
+        """The object's two actions, before the catch-all of the object's own page."""
+        wrap = self.admin_site.admin_view
+        return [
+            path("<uuid:cluster_id>/plan/", wrap(self.show_plan), name="provisioning_cluster_plan"),
+            path(
+                "<uuid:cluster_id>/reconcile/",
+                wrap(require_POST(self.reconcile_now)),
+                name="provisioning_cluster_reconcile",
+            ),
+            *super().get_urls(),
+        ]
+
+    @admin.display
+    def phase(self, row: Cluster) -> Phase:
+        """The one word for people."""
+        kind: str | None = row.open_operation_kind  # type: ignore[attr-defined]
+        return summarize(
+            conditions.from_json(row.conditions),
+            lifecycle=Lifecycle(row.lifecycle),
+            was_healthy=row.was_healthy,
+            operation=OperationKind(kind) if kind else None,
+            is_gone=row.deleted_at is not None,
+            undo_window_open=row.delete_after is not None and row.delete_after > row.now,  # type: ignore[attr-defined]
+        )
+
+    @admin.display(description="conditions")
+    def facts(self, row: Cluster) -> str:
+        """The conditions that hold, and those that should and do not."""
+        held = {fact.type: fact.status for fact in conditions.from_json(row.conditions)}
+        shown = (ConditionType.AVAILABLE, ConditionType.UP_TO_DATE, ConditionType.STALLED)
+        return ", ".join(f"{kind} {held[kind]}" for kind in shown if kind in held) or "never seen"
+
+    @admin.display(description="seen / wished")
+    def generations(self, row: Cluster) -> str:
+        """How far the sight is behind the wish."""
+        return f"{row.observed_generation} / {row.spec_generation}"
+
+    @admin.display(description="conditions")
+    def condition_table(self, row: Cluster) -> SafeString:
+        """All conditions with their reasons."""
+        facts = conditions.from_json(row.conditions)
+        lines = format_html_join(
+            "",
+            "<tr><th>{}</th><td>{}</td><td>{}</td><td>{}</td><td>{}</td></tr>",
+            ((f.type, f.status, f.reason, f.message, f.last_transition_at) for f in facts),
+        )
+        return format_html("<table>{}</table>", lines)
+
+    def show_plan(self, request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+        """What a turn would do now, without doing it. Calls the region."""
+        row = self._row(cluster_id)
+        context = self.admin_site.each_context(request) | {"title": f"Plan of {row.name}", "cluster": row}
+        try:
+            subject, observed, action = reconciler.show_plan(cluster_id)
+        except Temporary as error:
+            return TemplateResponse(
+                request, "admin/provisioning/cluster/plan.html", context | {"refusal": error.message}
+            )
+        context |= {
+            "next_action": STEP_TITLES[action.step] if action else "",
+            "steps": [STEP_TITLES[step] for step in planner.foresee(subject.desired, observed)],
+            "tables": [("Wished", _wished(subject.desired)), ("Seen", sorted(asdict(observed).items()))],
+        }
+        return TemplateResponse(request, "admin/provisioning/cluster/plan.html", context)
+
+    def reconcile_now(self, request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+        """Make the cluster due; the loop does the rest."""
+        row = self._row(cluster_id)
+        wakeups.wake(cluster_id)
+        audit.record(operator_of(request), action="operator.cluster.woken", target=row)
+        messages.success(request, f"{row.name} is due now. A worker takes its turn within seconds.")
+        return redirect("admin:provisioning_cluster_change", cluster_id)
+
+    def _row(self, cluster_id: UUID) -> Cluster:
+        row = Cluster.objects.filter(pk=cluster_id).first()
+        if row is None:
+            raise Http404
+        return row
+
+
+def _wished(desired: DesiredCluster) -> list[tuple[str, Any]]:
+    return sorted((name, value) for name, value in asdict(desired).items() if name not in _HIDDEN_WISHES)
+
+
+class StepInline(ReadOnlyInline):
+    """An operation's steps."""
+
+    model = OperationStep
+    fields = readonly_fields = ("position", "kind", "state", "waits_for", "attempts", "started_at", "finished_at")
+
+
+@admin.register(Operation)
+class OperationAdmin(OperatorAdmin):
+    """What was asked for, and how it went."""
+
+    list_display = (
+        "kind",
+        "cluster",
+        "organization",
+        "state",
+        "actor_label",
+        "created_at",
+        "finished_at",
+        "error_code",
+    )
+    list_filter = ("state", "kind", "error_code")
+    search_fields = ("id", "cluster__name", "cluster__id", "organization__name")
+    list_select_related = ("cluster", "organization")
+    date_hierarchy = "created_at"
+    ordering = ("-created_at",)
+    inlines = (StepInline,)
+
+
+class CatalogueAdmin(OperatorAdmin):
+    """A page of the catalogue: rows may be added and changed; their keys stay, because clusters point at them."""
+
+    may_add = may_change = True
+    fixed: tuple[str, ...] = ("slug",)
+
+    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
+        """What must not change under the clusters that use it."""
+        return self.fixed if obj else ()
+
+
+@admin.register(Region)
+class RegionAdmin(CatalogueAdmin):
+    """Places for clusters."""
+
+    list_display = ("name", "slug", "backend", "domain", "max_clusters", "is_open")
+    list_filter = ("is_open", "backend")
+    fixed = ("slug", "backend", "domain")
+
+
+@admin.register(PlanType)
+class PlanTypeAdmin(CatalogueAdmin):
+    """Sizes of clusters."""
+
+    list_display = ("name", "slug", "brokers", "partitions", "memory_mib", "heap_mib", "disk_mib", "is_offered")
+    list_filter = ("is_offered",)
+    fixed = ("slug", "brokers", "partitions", "replication_factor")
+
+
+@admin.register(Release)
+class ReleaseAdmin(CatalogueAdmin):
+    """Engine releases."""
+
+    list_display = ("version", "licence", "serves_rest", "coordinates", "is_offered")
+    list_filter = ("is_offered", "licence")
+    fixed = ("version", "coordinates", "sha256", "main_class")
+
+
+@admin.register(Channel)
+class ChannelAdmin(CatalogueAdmin):
+    """Lines of releases."""
+
+    list_display = ("name", "slug", "default_release")
+    list_select_related = ("default_release",)
+    filter_horizontal = ("releases",)

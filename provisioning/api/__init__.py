@@ -1,0 +1,1 @@
+"""The REST door to clusters, operations and the catalogue."""

@@ -1,0 +1,1 @@
+"""Homes for engine clusters, behind one narrow interface (`base.ClusterBackend`)."""

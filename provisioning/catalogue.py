@@ -1,0 +1,99 @@
+"""What an installation starts with: releases, channels, plan types and its own region, as data. Pure.
+
+`manage.py bootstrap` writes it into the tables; operators change the rows afterwards.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from provisioning.licences import Licence
+
+
+@dataclass(frozen=True, slots=True)
+class ReleaseEntry:
+    """An engine release as Maven Central serves it."""
+
+    version: str
+    sha256: str
+    main_class: str
+    licence: Licence
+    serves_rest: bool
+    upgrades_from: tuple[str, ...] = ()
+
+    @property
+    def coordinates(self) -> str:
+        """Maven coordinates of the distribution."""
+        return f"io.camunda:camunda-zeebe:{self.version}:tar.gz"
+
+
+@dataclass(frozen=True, slots=True)
+class ChannelEntry:
+    """A line of releases a cluster follows."""
+
+    slug: str
+    name: str
+    default_release: str
+    releases: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class PlanTypeEntry:
+    """Hardware and layout of an engine cluster; sizes in MiB.
+
+    Partitions are fixed when a cluster is created and cannot be added on these releases, so each size has the number
+    that its largest load would need.
+    """
+
+    slug: str
+    name: str
+    brokers: int
+    partitions: int
+    replication_factor: int
+    memory_mib: int
+    heap_mib: int
+    disk_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class RegionEntry:
+    """A place for engines; its clusters are named `<cluster id>.<domain>`."""
+
+    slug: str
+    name: str
+    backend: str
+    domain: str
+
+
+# The machine that Flowplane itself runs on. `localhost` names resolve to loopback without any set-up (RFC 6761).
+HOME_REGION = RegionEntry("local", "This machine", backend="local", domain="local.flowplane.localhost")
+
+RELEASES = (
+    ReleaseEntry(
+        version="8.5.8",
+        sha256="53ce62b008e61a87a3f7aed700065ad1352084a24c85771bc4e8300828bf95b4",
+        main_class="io.camunda.zeebe.broker.StandaloneBroker",
+        licence=Licence.ZEEBE_COMMUNITY_1_1,
+        serves_rest=False,
+    ),
+    ReleaseEntry(
+        version="8.6.0",
+        sha256="5c699e86a6c9d290dd7b1f0b2ea648fb57fd1dacf1cab22c874219e58827ea45",
+        main_class="io.camunda.application.StandaloneBroker",
+        licence=Licence.CAMUNDA_1_0,
+        serves_rest=True,
+        upgrades_from=("8.5.8",),
+    ),
+)
+
+CHANNELS = (
+    ChannelEntry("stable", "Stable", default_release="8.5.8", releases=("8.5.8",)),
+    ChannelEntry("next", "Next", default_release="8.6.0", releases=("8.6.0", "8.5.8")),
+)
+
+# A broker with one partition needs 500 to 600 MiB (a third of it heap), each further partition about 32 MiB of
+# RocksDB and its share of buffers; measured, see docs/performance.md.
+PLAN_TYPES = (
+    PlanTypeEntry("small", "Small", 1, 1, 1, memory_mib=640, heap_mib=160, disk_mib=1024),
+    PlanTypeEntry("medium", "Medium", 1, 3, 1, memory_mib=1024, heap_mib=320, disk_mib=2048),
+)

@@ -1,0 +1,61 @@
+"""Carry an action to the region's backend, and know which backend a region has."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cache
+from typing import assert_never
+
+from django.conf import settings
+
+from provisioning.backends.base import ClusterBackend
+from provisioning.backends.local.backend import LocalBackend
+from provisioning.backends.local.settings import LocalSettings
+from provisioning.planner import Action, CloseCluster, PrepareRelease, RemoveCluster, StartEngine, StopEngine, Wait
+from provisioning.spec import DesiredCluster
+
+
+def _local(region_slug: str) -> ClusterBackend:
+    return LocalBackend(
+        LocalSettings(
+            region_home=settings.HOME_DIR / region_slug,
+            cache=settings.CACHE_DIR,
+            java_home=settings.JAVA_HOME,
+            ca_cert=settings.CA_CERT_FILE,
+            ca_key=settings.CA_KEY_FILE,
+            ports=settings.ENGINE_PORTS,
+            engine_user=settings.ENGINE_USER or None,
+            memory_budget_mib=settings.ENGINE_MEMORY_MIB,
+        )
+    )
+
+
+# Region.backend -> how to reach a region of that kind.
+BACKENDS: dict[str, Callable[[str], ClusterBackend]] = {"local": _local}
+
+
+@cache
+def backend_of(region_slug: str, backend: str) -> ClusterBackend:
+    """The backend of a region; one per process and region."""
+    return BACKENDS[backend](region_slug)
+
+
+def execute(action: Action, backend: ClusterBackend, desired: DesiredCluster, *, epoch: int) -> bool:
+    """Begin the action; False when it asks nothing of the region. Quick, and may run twice.
+
+    Raises whatever the backend raises: `Temporary`, `Permanent`, or `Fenced`.
+    """
+    match action:
+        case PrepareRelease():
+            backend.prepare(desired.release)
+        case StartEngine():
+            backend.start(desired, epoch=epoch)
+        case StopEngine():
+            backend.stop(desired, epoch=epoch)
+        case RemoveCluster():
+            backend.delete(desired.cluster_id, epoch=epoch)
+        case Wait() | CloseCluster():
+            return False
+        case _:
+            assert_never(action)
+    return True

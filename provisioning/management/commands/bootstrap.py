@@ -1,0 +1,54 @@
+"""Fill an installation's catalogue and make its first token key. May run again: it never overwrites what is there."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+
+from django.conf import settings
+from django.core.management.base import BaseCommand
+from django.db import transaction
+
+from billing.models import Plan
+from billing.plans import STARTING_PLANS
+from provisioning.backends.local.layout import create_region
+from provisioning.catalogue import CHANNELS, HOME_REGION, PLAN_TYPES, RELEASES
+from provisioning.models import Channel, PlanType, Region, Release
+from provisioning.sweeper import publish_keys
+from tenants import services as tenancy
+
+
+class Command(BaseCommand):
+    """Run once after `migrate`."""
+
+    help = "Fill the catalogue (plans, region, sizes, releases, channels) and make the first token-signing key."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Insert what is missing, and bring the keys to the regions' mirrors."""
+        with transaction.atomic():
+            _fill()
+            tenancy.ensure_signing_key()
+        publish_keys()
+
+
+def _fill() -> None:
+    for terms in STARTING_PLANS:
+        _insert(Plan, "slug", asdict(terms))
+    if not Region.objects.filter(slug=HOME_REGION.slug).exists():
+        # Only with the row: later, a missing folder means a missing disk, and must not come back empty.
+        create_region(settings.HOME_DIR / HOME_REGION.slug)
+        _insert(Region, "slug", asdict(HOME_REGION))
+    for size in PLAN_TYPES:
+        _insert(PlanType, "slug", asdict(size))
+    for release in RELEASES:
+        fields = asdict(release) | {"coordinates": release.coordinates, "upgrades_from": list(release.upgrades_from)}
+        _insert(Release, "version", fields)
+    for channel in CHANNELS:
+        fields = {"slug": channel.slug, "name": channel.name, "default_release_id": channel.default_release}
+        if _insert(Channel, "slug", fields):
+            offered = Release.objects.filter(version__in=channel.releases)
+            Channel.objects.get(slug=channel.slug).releases.set(offered)
+
+
+def _insert(model: type[Any], key: str, fields: dict[str, Any]) -> bool:
+    return bool(model.objects.get_or_create(**{key: fields[key]}, defaults=fields)[1])

@@ -1,0 +1,58 @@
+"""The clock process: sweeps due rows in the database. Several may run; there is no beat."""
+
+from __future__ import annotations
+
+import logging
+import signal
+import threading
+import time
+from collections.abc import Callable
+from typing import Any
+
+from django.core.management.base import BaseCommand
+from django.db import close_old_connections
+
+from provisioning.sweeper import Sweeper, publish_keys
+from tenants import idempotency
+from tenants import services as tenancy
+
+logger = logging.getLogger(__name__)
+
+TICK_SECONDS = 1.0
+MAIL_EVERY_SECONDS = 5.0
+KEYS_EVERY_SECONDS = 10.0
+TIDY_EVERY_SECONDS = 3600.0
+
+
+class Command(BaseCommand):
+    """Run until told to stop."""
+
+    help = "Sweep due clusters and mails, and keep the regions' token keys fresh."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Tick until SIGTERM or SIGINT; a tick that fails is logged, and the next one tries again."""
+        stop = threading.Event()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: stop.set())
+        sweeper = Sweeper()
+        chores: list[tuple[float, Callable[[], object]]] = [
+            (TICK_SECONDS, lambda: sweeper.sweep(now=time.monotonic())),
+            (MAIL_EVERY_SECONDS, tenancy.sweep_mail),
+            (KEYS_EVERY_SECONDS, publish_keys),
+            (TIDY_EVERY_SECONDS, idempotency.forget_old),
+        ]
+        due = [0.0] * len(chores)
+        while not stop.is_set():
+            for index, (every, chore) in enumerate(chores):
+                if time.monotonic() >= due[index]:
+                    due[index] = time.monotonic() + every
+                    _attempt(chore)
+            stop.wait(TICK_SECONDS)
+
+
+def _attempt(chore: Callable[[], object]) -> None:
+    close_old_connections()
+    try:
+        chore()
+    except Exception:  # the clock's rim: a database that is away for a while must not stop the clock for good
+        logger.exception("a tick failed")

@@ -1,0 +1,34 @@
+"""The watch process: regions' changes become wake-ups."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from typing import Any
+
+from django.core.management.base import BaseCommand
+
+from provisioning import watcher
+from provisioning.selectors import watched_regions
+
+
+class Command(BaseCommand):
+    """Run until told to stop, or until a watch dies."""
+
+    help = "Watch every region and wake clusters that changed."
+
+    def handle(self, *args: Any, **options: Any) -> None:
+        """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
+        told = threading.Event()
+        ended = watcher.watch(watched_regions())
+
+        def stop(*_: Any) -> None:
+            told.set()
+            ended.set()
+
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, stop)
+        while not ended.wait(1.0):
+            pass
+        sys.exit(0 if told.is_set() else 1)

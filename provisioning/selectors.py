@@ -1,0 +1,395 @@
+"""Read clusters, operations and the catalogue. Another organization's object is absent, never forbidden."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+from uuid import UUID
+
+from django.conf import settings
+from django.db.models import Exists, F, OuterRef, QuerySet, Subquery
+from django.db.models.functions import Now
+
+from common.errors import NotFound
+from provisioning import conditions, licences, verdicts
+from provisioning.models import Channel, Cluster, Operation, OperationStep, PlanType, Region
+from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle, ObservedCluster, ReleaseState
+from provisioning.states import (
+    OPEN_STATES,
+    STEP_TITLES,
+    Condition,
+    ConditionType,
+    OperationKind,
+    OperationState,
+    Phase,
+    StepKind,
+    StepState,
+    Truth,
+    is_true,
+    summarize,
+)
+from tenants.actor import Actor
+from tenants.paging import Page, Slice, slice_newest_first
+from tenants.roles import Permission
+
+# Finished steps that say how long a step takes here; more would only say how long it once took.
+HISTORY_ROWS = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """What can be chosen when creating a cluster."""
+
+    regions: Sequence[Region]
+    plan_types: Sequence[PlanType]
+    channels: Sequence[Channel]
+
+
+@dataclass(frozen=True, slots=True)
+class StepView:
+    """A step as people and programs see it; `seconds` is its duration so far, None before it began."""
+
+    kind: StepKind
+    title: str
+    state: StepState
+    waits_for: str
+    started_at: datetime | None
+    finished_at: datetime | None
+    seconds: float | None
+    attempts: int
+
+
+@dataclass(frozen=True, slots=True)
+class OperationView:
+    """An operation with its verdict."""
+
+    id: UUID
+    cluster_id: UUID
+    cluster_name: str
+    kind: OperationKind
+    state: OperationState
+    verdict: verdicts.Verdict | None
+    percent: int
+    waits_for: str
+    spec_generation: int
+    actor_kind: str
+    actor_label: str
+    created_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    error_code: str
+    error_message: str
+    attempts: int
+    steps: Sequence[StepView]
+    can_cancel: bool
+    can_retry: bool
+
+    @property
+    def is_open(self) -> bool:
+        """Whether it is still going on."""
+        return self.state in OPEN_STATES
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterView:
+    """A cluster's row with what is derived from it on read."""
+
+    row: Cluster
+    phase: Phase
+    conditions: Sequence[Condition]
+    current_operation_id: UUID | None
+    current_operation_kind: OperationKind | None
+
+    @property
+    def is_available(self) -> bool:
+        """Whether the engine itself said that all its partitions are healthy."""
+        return is_true(self.conditions, ConditionType.AVAILABLE)
+
+    @property
+    def host_name(self) -> str:
+        """The cluster's own name in its region's domain."""
+        return host_name_of(self.row)
+
+
+@dataclass(frozen=True, slots=True)
+class TurnSubject:
+    """All that one reconcile turn decides on. `now` is the database's time."""
+
+    row: Cluster
+    desired: DesiredCluster
+    now: datetime
+    open_operation_id: UUID | None
+    has_tried_release: bool
+
+    @property
+    def is_in_undo_window(self) -> bool:
+        """Whether a deletion was asked for that can still be undone."""
+        return self.row.lifecycle == Lifecycle.DELETED and self.desired.lifecycle is not Lifecycle.DELETED
+
+    @property
+    def stall(self) -> Condition | None:
+        """The permanent failure of this very wish that waits for a person, if there is one."""
+        for condition in conditions.from_json(self.row.conditions):
+            if condition.type is ConditionType.STALLED and condition.status is Truth.TRUE:
+                return condition if condition.observed_generation == self.row.spec_generation else None
+        return None
+
+
+def catalogue() -> Offer:
+    """Everything on offer. Four queries; the same for every organization."""
+    return Offer(
+        regions=list(Region.objects.filter(is_open=True).order_by("slug")),
+        plan_types=list(PlanType.objects.filter(is_offered=True).order_by("memory_mib")),
+        channels=list(Channel.objects.select_related("default_release").prefetch_related("releases").order_by("-slug")),
+    )
+
+
+def licence_note(licence: str) -> str:
+    """One sentence on what a release's licence allows."""
+    return licences.allows(licences.Licence(licence))
+
+
+def clusters_of(actor: Actor, page: Page) -> Slice[ClusterView]:
+    """The organization's clusters, newest first. One query."""
+    actor.require(Permission.CLUSTERS_READ)
+    rows = slice_newest_first(_with_operation(Cluster.objects.for_organization(actor.organization).live()), page)
+    return Slice([_cluster_view(row) for row in rows.items], rows.next_cursor)
+
+
+def cluster(actor: Actor, cluster_id: UUID) -> ClusterView:
+    """One cluster, also when it is being deleted. One query.
+
+    Raises:
+        NotFound: no such cluster in the actor's organization, or it is gone.
+    """
+    actor.require(Permission.CLUSTERS_READ)
+    row = _with_operation(Cluster.objects.for_organization(actor.organization).live()).filter(pk=cluster_id).first()
+    if row is None:
+        raise NotFound("There is no such cluster in this organization.")
+    return _cluster_view(row)
+
+
+def operations_of(actor: Actor, page: Page, cluster_id: UUID | None = None) -> Slice[OperationView]:
+    """The organization's operations, or one cluster's, newest first. Three queries."""
+    actor.require(Permission.CLUSTERS_READ)
+    rows = Operation.objects.for_organization(actor.organization).select_related("cluster")
+    if cluster_id is not None:
+        rows = rows.filter(cluster_id=cluster_id)
+    found = slice_newest_first(rows.annotate(now=Now()).prefetch_related("steps"), page)
+    paces = _paces(actor.organization, found.items)
+    return Slice([_operation_view(row, paces) for row in found.items], found.next_cursor)
+
+
+def operation(actor: Actor, operation_id: UUID) -> OperationView:
+    """One operation with its steps and verdict. Three queries.
+
+    Raises:
+        NotFound: no such operation in the actor's organization.
+    """
+    actor.require(Permission.CLUSTERS_READ)
+    row = (
+        Operation.objects.for_organization(actor.organization)
+        .select_related("cluster")
+        .annotate(now=Now())
+        .prefetch_related("steps")
+        .filter(pk=operation_id)
+        .first()
+    )
+    if row is None:
+        raise NotFound("There is no such operation in this organization.")
+    return _operation_view(row, _paces(actor.organization, [row]))
+
+
+def turn_subject(cluster_id: UUID) -> TurnSubject:
+    """What a turn decides on. One query; only after `claim`, so that the epoch read is the caller's."""
+    tried = OperationStep.objects.filter(
+        operation=OuterRef("open_operation_id"), kind=StepKind.PREPARE_RELEASE, attempts__gt=0
+    )
+    row = (
+        Cluster.objects.select_related("audience", "region", "plan_type", "release")
+        .annotate(now=Now(), open_operation_id=_open_operation("pk"))
+        .annotate(has_tried_release=Exists(tried))
+        .get(pk=cluster_id)
+    )
+    found: Any = row  # the annotations are invisible to the type checker
+    desired = desired_of(row, lifecycle=lifecycle_at(row, found.now))
+    return TurnSubject(row, desired, found.now, found.open_operation_id, found.has_tried_release)
+
+
+def due_clusters(limit: int) -> list[tuple[UUID, float]]:
+    """Ids of due clusters and for how many seconds they have been, longest first. One query on a partial index."""
+    rows = Cluster.objects.due().annotate(overdue=Now() - F("due_at")).order_by("due_at")
+    return [(pk, overdue.total_seconds()) for pk, overdue in rows.values_list("pk", "overdue")[:limit]]
+
+
+def watched_regions() -> list[Region]:
+    """Regions whose engines the watch looks after. One query."""
+    return list(Region.objects.order_by("slug"))
+
+
+def lifecycle_at(row: Cluster, now: datetime) -> Lifecycle:
+    """The wish as of now: a cluster inside its undo window is wished to rest."""
+    lifecycle = Lifecycle(row.lifecycle)
+    if lifecycle is Lifecycle.DELETED and row.delete_after is not None and row.delete_after > now:
+        return Lifecycle.SUSPENDED
+    return lifecycle
+
+
+def desired_of(row: Cluster, *, lifecycle: Lifecycle) -> DesiredCluster:
+    """The wish as a backend needs it, under the given lifecycle. No query when the row came with its relations."""
+    return DesiredCluster(
+        cluster_id=row.pk,
+        spec_generation=row.spec_generation,
+        lifecycle=lifecycle,
+        release=DesiredRelease(
+            version=row.release.version,
+            coordinates=row.release.coordinates,
+            sha256=row.release.sha256,
+            main_class=row.release.main_class,
+            serves_rest=row.release.serves_rest,
+        ),
+        size=DesiredSize(
+            brokers=row.plan_type.brokers,
+            partitions=row.partitions,
+            replication_factor=row.plan_type.replication_factor,
+            memory_mib=row.plan_type.memory_mib,
+            heap_mib=row.plan_type.heap_mib,
+            disk_mib=row.plan_type.disk_mib,
+        ),
+        audience=row.audience.value,
+        host_name=host_name_of(row),
+        license_key=settings.CAMUNDA_LICENSE_KEY,
+    )
+
+
+def last_sight(row: Cluster) -> ObservedCluster:
+    """What the row remembers of the cluster, for foreseeing steps without asking the region."""
+    facts = conditions.from_json(row.conditions)
+    running = is_true(facts, ConditionType.APPLIED) and Lifecycle(row.lifecycle) is Lifecycle.RUNNING
+    return ObservedCluster(
+        exists=row.observed_generation > 0,
+        running=running,
+        digest=desired_of(row, lifecycle=Lifecycle.RUNNING).digest if running else "",
+        available=is_true(facts, ConditionType.AVAILABLE),
+        release=ReleaseState.READY if row.was_healthy else ReleaseState.ABSENT,
+    )
+
+
+def host_name_of(row: Cluster) -> str:
+    """The engine's own name, such as 5f0c….local.flowplane.internal."""
+    return f"{row.pk}.{row.region.domain}"
+
+
+def _open_operation(outer: str) -> Subquery:
+    open_ones = Operation.objects.filter(cluster=OuterRef(outer), state__in=OPEN_STATES)
+    return Subquery(open_ones.values("pk")[:1])
+
+
+def _with_operation(rows: QuerySet[Cluster]) -> QuerySet[Cluster]:
+    open_ones = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
+    return rows.select_related("region", "plan_type", "release", "channel", "audience").annotate(
+        now=Now(),
+        open_operation_id=Subquery(open_ones.values("pk")[:1]),
+        open_operation_kind=Subquery(open_ones.values("kind")[:1]),
+    )
+
+
+def _cluster_view(row: Cluster) -> ClusterView:
+    facts = conditions.from_json(row.conditions)
+    kind: str | None = row.open_operation_kind  # type: ignore[attr-defined]
+    now: datetime = row.now  # type: ignore[attr-defined]
+    phase = summarize(
+        facts,
+        lifecycle=Lifecycle(row.lifecycle),
+        was_healthy=row.was_healthy,
+        operation=OperationKind(kind) if kind else None,
+        undo_window_open=row.delete_after is not None and row.delete_after > now,
+    )
+    operation_id: UUID | None = row.open_operation_id  # type: ignore[attr-defined]
+    return ClusterView(row, phase, facts, operation_id, OperationKind(kind) if kind else None)
+
+
+def _paces(organization_id: UUID, operations: Iterable[Operation]) -> Mapping[StepKind, verdicts.Pace | None]:
+    """How long each kind of step takes for this organization, or by the priors. One query when anything is open."""
+    seconds: dict[StepKind, list[float]] = defaultdict(list)
+    if any(row.state in OPEN_STATES for row in operations):
+        finished = (
+            OperationStep.objects.for_organization(organization_id)
+            .filter(state=StepState.DONE, started_at__isnull=False, finished_at__gt=Now() - timedelta(days=90))
+            .order_by("-finished_at")
+            .values_list("kind", F("finished_at") - F("started_at"))[:HISTORY_ROWS]
+        )
+        for kind, duration in finished:
+            seconds[StepKind(kind)].append(duration.total_seconds())
+    return {kind: verdicts.pace_of(kind, seconds[kind]) for kind in StepKind}
+
+
+def _step_view(step: OperationStep, now: datetime) -> StepView:
+    end = step.finished_at or now
+    return StepView(
+        kind=StepKind(step.kind),
+        title=STEP_TITLES[StepKind(step.kind)],
+        state=StepState(step.state),
+        waits_for=step.waits_for,
+        started_at=step.started_at,
+        finished_at=step.finished_at,
+        seconds=(end - step.started_at).total_seconds() if step.started_at else None,
+        attempts=step.attempts,
+    )
+
+
+def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | None]) -> OperationView:
+    now: datetime = row.now  # type: ignore[attr-defined]
+    steps = [_step_view(step, now) for step in row.steps.all()]
+    state, kind = OperationState(row.state), OperationKind(row.kind)
+    current = next((step for step in steps if step.state in (StepState.RUNNING, StepState.FAILED)), None)
+    behind = sum(step.state in (StepState.DONE, StepState.SKIPPED) for step in steps)
+    running_seconds = (current.seconds or 0.0) if current else (now - row.created_at).total_seconds()
+    pace = paces[current.kind] if current else verdicts.Pace(median=1.0, p95=10.0)
+    return OperationView(
+        id=row.pk,
+        cluster_id=row.cluster_id,
+        cluster_name=row.cluster.name,
+        kind=kind,
+        state=state,
+        verdict=verdicts.judge(
+            state,
+            step_seconds=running_seconds,
+            pace=pace,
+            error_code=row.error_code,
+            attempts=current.attempts if current else 0,
+        ),
+        percent=100
+        if state is OperationState.SUCCEEDED
+        else verdicts.percent_done(
+            # What turned out not to be needed was no work.
+            [None if step.state is StepState.SKIPPED else paces[step.kind] for step in steps],
+            finished=behind,
+            step_seconds=running_seconds,
+        ),
+        waits_for=current.waits_for if current else ("" if state not in OPEN_STATES else "A worker has to take it up."),
+        spec_generation=row.spec_generation,
+        actor_kind=row.actor_kind,
+        actor_label=row.actor_label,
+        created_at=row.created_at,
+        started_at=row.started_at,
+        finished_at=row.finished_at,
+        error_code=row.error_code,
+        error_message=row.error_message,
+        attempts=row.attempts,
+        steps=steps,
+        can_cancel=can_cancel(kind, state, [step.kind for step in steps if step.state is not StepState.PENDING]),
+        can_retry=state is OperationState.FAILED or (state in OPEN_STATES and bool(row.error_code)),
+    )
+
+
+def can_cancel(kind: OperationKind, state: OperationState, begun: Sequence[StepKind]) -> bool:
+    """Whether an operation can still be called off: something sensible must be left to go back to."""
+    if state not in OPEN_STATES and not (state is OperationState.FAILED and kind is OperationKind.CREATE):
+        return False
+    if kind is OperationKind.DELETE:
+        return StepKind.REMOVE not in begun and StepKind.CLOSE not in begun
+    return kind in (OperationKind.CREATE, OperationKind.SUSPEND, OperationKind.RESUME)

@@ -1,0 +1,159 @@
+"""Words for the state of clusters and operations. Pure.
+
+Conditions are for programs, phases for people: nothing branches on a phase.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from provisioning.spec import Lifecycle
+
+
+class ConditionType(StrEnum):
+    """Each is True, False or Unknown; the last two are negative ones."""
+
+    ACCEPTED = "Accepted"
+    APPLIED = "Applied"
+    AVAILABLE = "Available"
+    UP_TO_DATE = "UpToDate"
+    STALLED = "Stalled"
+    DELETING = "Deleting"
+
+
+class Truth(StrEnum):
+    """Kubernetes' three-valued condition status."""
+
+    TRUE = "True"
+    FALSE = "False"
+    UNKNOWN = "Unknown"
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One fact about a cluster, with a CamelCase reason for programs and a sentence for people."""
+
+    type: ConditionType
+    status: Truth
+    reason: str
+    message: str = ""
+    observed_generation: int = 0
+    last_transition_at: str = ""
+
+
+class Phase(StrEnum):
+    """The one word for people, computed on read."""
+
+    CREATING = "creating"
+    UPDATING = "updating"
+    HEALTHY = "healthy"
+    UNHEALTHY = "unhealthy"
+    SUSPENDING = "suspending"
+    SUSPENDED = "suspended"
+    RESUMING = "resuming"
+    DELETION_SCHEDULED = "deletion_scheduled"
+    DELETING = "deleting"
+    DELETED = "deleted"
+
+
+class Stage(StrEnum):
+    """What a cluster is for; the engine's licence may depend on it."""
+
+    DEV = "dev"
+    TEST = "test"
+    STAGE = "stage"
+    PROD = "prod"
+
+
+class OperationKind(StrEnum):
+    """What was asked for."""
+
+    CREATE = "create"
+    UPDATE = "update"
+    SUSPEND = "suspend"
+    RESUME = "resume"
+    DELETE = "delete"
+    RESTORE = "restore"
+    REVOKE_ACCESS = "revoke_access"
+
+
+class OperationState(StrEnum):
+    """How far an operation is. The last three are final, except that a failed one can be retried."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN_STATES = (OperationState.PENDING, OperationState.RUNNING)
+
+
+class StepKind(StrEnum):
+    """The single steps an operation is made of; each is one kind of action of the planner's."""
+
+    PREPARE_RELEASE = "prepare_release"
+    STOP_ENGINE = "stop_engine"
+    START_ENGINE = "start_engine"
+    AWAIT_HEALTHY = "await_healthy"
+    UNDO_WINDOW = "undo_window"
+    REMOVE = "remove"
+    CLOSE = "close"
+
+
+class StepState(StrEnum):
+    """How far a step is."""
+
+    PENDING = "pending"
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    SKIPPED = "skipped"
+
+
+STEP_TITLES: dict[StepKind, str] = {
+    StepKind.PREPARE_RELEASE: "Make the engine release ready",
+    StepKind.STOP_ENGINE: "Stop the engine, keeping its data",
+    StepKind.START_ENGINE: "Start the engine",
+    StepKind.AWAIT_HEALTHY: "Wait until the engine reports every partition healthy",
+    StepKind.UNDO_WINDOW: "Keep everything until the undo window closes",
+    StepKind.REMOVE: "Remove the engine and its data",
+    StepKind.CLOSE: "Close the books on this cluster",
+}
+
+
+def is_true(conditions: Iterable[Condition], kind: ConditionType) -> bool:
+    """Whether the condition is known to hold."""
+    return any(c.type is kind and c.status is Truth.TRUE for c in conditions)
+
+
+def summarize(
+    conditions: Iterable[Condition],
+    *,
+    lifecycle: Lifecycle,
+    was_healthy: bool,
+    operation: OperationKind | None,
+    is_gone: bool = False,
+    undo_window_open: bool = False,
+) -> Phase:
+    """The one word for people.
+
+    `operation` is the one in progress, if any; `was_healthy` tells whether the cluster has ever been available.
+    """
+    facts = tuple(conditions)
+    if is_gone:
+        return Phase.DELETED
+    if lifecycle is Lifecycle.DELETED:
+        return Phase.DELETION_SCHEDULED if undo_window_open else Phase.DELETING
+    if lifecycle is Lifecycle.SUSPENDED:
+        return Phase.SUSPENDED if is_true(facts, ConditionType.UP_TO_DATE) else Phase.SUSPENDING
+    if is_true(facts, ConditionType.AVAILABLE) and is_true(facts, ConditionType.UP_TO_DATE):
+        return Phase.HEALTHY
+    if not was_healthy:
+        return Phase.CREATING
+    if operation in (OperationKind.RESUME, OperationKind.RESTORE):
+        return Phase.RESUMING
+    return Phase.UPDATING if operation is not None else Phase.UNHEALTHY

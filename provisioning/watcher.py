@@ -1,0 +1,43 @@
+"""Turn a region's changes into wake-ups; no decisions.
+
+A dead watcher costs latency only: the clock's sweep of due rows is the safety net.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from django.db import close_old_connections
+
+from provisioning import executor, wakeups
+from provisioning.models import Region
+
+logger = logging.getLogger(__name__)
+
+
+def watch_region(region: Region) -> None:
+    """Wake every cluster that the region's backend reports, for ever."""
+    for cluster_id in executor.backend_of(region.slug, region.backend).changes():
+        close_old_connections()
+        wakeups.wake(cluster_id)
+
+
+def watch(regions: list[Region]) -> threading.Event:
+    """Watch each region in a thread of its own; the event is set when one of them ends, which it never should.
+
+    The process must then exit and be started anew: a watch that is silently dead serves a frozen picture.
+    """
+    ended = threading.Event()
+
+    def run(region: Region) -> None:
+        try:
+            watch_region(region)
+        except Exception:  # the thread's rim: whatever it was, the process ends and its runner starts it again
+            logger.exception("the watch of region %s ended", region.slug)
+        finally:
+            ended.set()
+
+    for region in regions:
+        threading.Thread(target=run, args=[region], name=f"watch-{region.slug}", daemon=True).start()
+    return ended

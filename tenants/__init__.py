@@ -1,0 +1,1 @@
+"""Who our customers are: people, organizations, roles, credentials, and who did what."""

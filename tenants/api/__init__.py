@@ -1,0 +1,1 @@
+"""The REST door of people, organizations and credentials."""

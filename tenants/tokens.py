@@ -1,0 +1,326 @@
+"""Access tokens for programs: the keys that sign them, issuing, verifying, and the secrets they are bought with.
+
+Engines verify tokens on their own, with the public keys only; so whoever holds a private half could open every
+engine. It is kept sealed with the installation's master key, and every key is ours alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import json
+import re
+import secrets
+import string
+import uuid
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import lru_cache
+from typing import Any
+from uuid import UUID
+
+from cryptography.fernet import Fernet, MultiFernet
+from django.conf import settings
+from django.db import connection, transaction
+from django.db.models import Q
+from django.db.models.functions import Now
+from django.utils import timezone
+from joserfc import jwt
+from joserfc.errors import JoseError
+from joserfc.jwk import RSAKey
+
+from common.errors import Temporary
+from tenants.actor import Actor, PrincipalKind
+from tenants.errors import InvalidClient, InvalidTarget, InvalidToken
+from tenants.models import Audience, Credential, CredentialSecret, SigningKey
+from tenants.roles import API_SCOPES, Permission
+from tenants.scoping import scope
+
+ALGORITHM = "RS256"
+KEY_BITS = 2048
+# Mirrors are refreshed every few seconds and engines read them again on an unknown key: ten minutes is many times that.
+ACTIVATION_DELAY = timedelta(minutes=10)
+# Clocks of engine hosts may be behind ours: a key stays published this much longer than its last token lives.
+RETIREMENT_SLACK = timedelta(minutes=10)
+# "Last used" is for people: once a minute keeps a busy client from rewriting its row at every token.
+LAST_USE_RESOLUTION = timedelta(minutes=1)
+
+_ALPHABET = string.ascii_letters + string.digits
+_CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+SECRET_PREFIX_LENGTH = 12
+
+
+@dataclass(frozen=True, slots=True)
+class IssuedToken:
+    """What the token endpoint hands out."""
+
+    access_token: str = field(repr=False)
+    expires_in: int
+
+
+# --- Secrets -------------------------------------------------------------------------------------------------------
+
+
+def new_client_id() -> str:
+    """A fresh client id; it is public."""
+    return "fpc_" + _random(20)
+
+
+def new_secret() -> str:
+    """A fresh secret of 40 random characters (238 bits): no dictionary reaches it, so a fast keyed hash keeps it."""
+    return "fps_" + _random(40)
+
+
+def digest(text: str) -> str:
+    """The keyed hash under which a secret or an invitation's token is kept and found."""
+    # Whatever a caller types is hashed, half a surrogate pair too; it just matches nothing.
+    return hmac.new(
+        settings.CREDENTIAL_PEPPER.encode(), text.encode(errors="surrogatepass"), hashlib.sha256
+    ).hexdigest()
+
+
+def invitation_token(invitation_id: UUID, expires_at: datetime) -> str:
+    """The token in an invitation's mail. It follows from the row and our key, so it need not be stored to be mailed.
+
+    A new expiry makes a new token, and the old one worthless.
+    """
+    return digest(f"invitation {invitation_id} {expires_at.timestamp():.6f}")
+
+
+def _random(length: int) -> str:
+    return "".join(secrets.choice(_ALPHABET) for _ in range(length))
+
+
+# --- Signing keys --------------------------------------------------------------------------------------------------
+
+
+def ensure_signing_key() -> None:
+    """Make the first signing key if there is none. One statement when there is; needs the system role."""
+    if _signing_keys().exists():
+        return
+    with transaction.atomic():
+        _serialize_key_changes()
+        if not _signing_keys().exists():
+            _make_signing_key(timezone.now())
+
+
+@transaction.atomic
+def rotate_signing_key() -> SigningKey:
+    """Publish a new key at once, let it sign after `ACTIVATION_DELAY`; its predecessors retire after their last token.
+
+    Needs the system role.
+    """
+    ensure_signing_key()
+    _serialize_key_changes()
+    key = _make_signing_key(timezone.now() + ACTIVATION_DELAY)
+    last_token_expires = key.activates_at + timedelta(seconds=settings.TOKEN_LIFETIME_SECONDS)
+    SigningKey.objects.filter(retires_at=None).exclude(pk=key.pk).update(
+        retires_at=last_token_expires + RETIREMENT_SLACK
+    )
+    return key
+
+
+def public_jwks() -> dict[str, Any]:
+    """Every public key that a valid token may be signed with, now or soon, as a JWK set. One query."""
+    published = SigningKey.objects.filter(_not_retired()).order_by("activates_at", "kid")
+    return {"keys": list(published.values_list("public_jwk", flat=True))}
+
+
+def _make_signing_key(activates_at: datetime) -> SigningKey:
+    kid = uuid.uuid4().hex
+    pair = RSAKey.generate_key(KEY_BITS, parameters={"kid": kid, "use": "sig", "alg": ALGORITHM})
+    return SigningKey.objects.create(
+        kid=kid,
+        public_jwk=pair.as_dict(private=False),
+        private_sealed=_seal().encrypt(json.dumps(pair.as_dict(private=True)).encode()),
+        activates_at=activates_at,
+    )
+
+
+def _serialize_key_changes() -> None:
+    """Let one process at a time change the signing keys, until its transaction ends."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT pg_advisory_xact_lock(hashtext('flowplane.signing_keys'))")
+
+
+def _signing_keys() -> Any:
+    """The keys that may sign now; the newest one does."""
+    return SigningKey.objects.filter(_not_retired(), activates_at__lte=Now()).order_by("-activates_at", "-kid")
+
+
+def _not_retired() -> Q:
+    return Q(retires_at=None) | Q(retires_at__gt=Now())
+
+
+def _seal() -> MultiFernet:
+    return MultiFernet([Fernet(key) for key in settings.MASTER_KEYS])
+
+
+@lru_cache(maxsize=16)
+def _private_key(kid: str) -> RSAKey:
+    """Open a private key once for each process; a key never changes under its id."""
+    sealed = SigningKey.objects.values_list("private_sealed", flat=True).get(pk=kid)
+    return RSAKey.import_key(json.loads(_seal().decrypt(bytes(sealed))))
+
+
+@lru_cache(maxsize=16)
+def _public_key(kid: str) -> RSAKey:
+    return RSAKey.import_key(SigningKey.objects.values_list("public_jwk", flat=True).get(pk=kid))
+
+
+# --- Issuing -------------------------------------------------------------------------------------------------------
+
+
+def issue_token(*, client_id: str, client_secret: str, audience: str, source_address: str) -> IssuedToken:
+    """Exchange a client's id and secret for an access token. Needs a transaction.
+
+    Args:
+        audience: a cluster's id or the REST API's URL; "" for the only one that the credential is for.
+
+    Raises:
+        InvalidClient: unknown client, wrong secret, disabled, expired or revoked; always the same words.
+        InvalidTarget: the client is not for this audience, or its cluster is gone.
+        Temporary: the installation has no signing key yet.
+    """
+    secret = _authenticate(client_id, client_secret)
+    credential = secret.credential
+    target = _target(credential, audience)
+    _note_use(secret, source_address)
+    return _sign(credential, target, secret)
+
+
+def _authenticate(client_id: str, client_secret: str) -> CredentialSecret:
+    """Find the live secret that was shown. Compares as often for an unknown client as for a known one."""
+    shown = digest(client_secret)
+    found = None
+    for candidate in _live_secrets(client_id):
+        if hmac.compare_digest(candidate.digest, shown):
+            found = candidate
+    if found is None:
+        hmac.compare_digest(shown, digest(client_id))
+        raise InvalidClient("The client is not known, its secret is wrong, or it is disabled, expired or revoked.")
+    scope(organization_id=found.organization_id)
+    return found
+
+
+def _live_secrets(client_id: str) -> list[CredentialSecret]:
+    if not _CLIENT_ID.fullmatch(client_id):
+        return []
+    scope(presented=client_id)
+    live = Q(credential__expires_at=None) | Q(credential__expires_at__gt=Now())
+    return list(
+        CredentialSecret.objects.select_related("credential").filter(
+            live,
+            revoked_at=None,
+            credential__client_id=client_id,
+            credential__revoked_at=None,
+            credential__disabled_at=None,
+        )
+    )
+
+
+def _target(credential: Credential, audience: str) -> str:
+    """What the token's `aud` is to be."""
+    if credential.audience_id is None:
+        if audience in ("", settings.API_AUDIENCE):
+            return str(settings.API_AUDIENCE)
+    elif audience in ("", str(credential.audience_id)):
+        if value := _open_audience_value(credential.audience_id):
+            return value
+        raise InvalidTarget("The cluster that this client is for has been deleted.")
+    raise InvalidTarget("This client gets no tokens for that audience. Leave the audience out, or name its own.")
+
+
+def _open_audience_value(audience_id: UUID) -> str:
+    audience = Audience.objects.filter(pk=audience_id, closed_at=None).first()
+    return audience.value if audience else ""
+
+
+def _note_use(secret: CredentialSecret, source_address: str) -> None:
+    """Remember when and from where the secret was last used, at most once a minute for each row."""
+    stale = Q(last_used_at=None) | Q(last_used_at__lt=Now() - LAST_USE_RESOLUTION)
+    Credential.objects.filter(stale, pk=secret.credential_id).update(
+        last_used_at=Now(), last_used_address=source_address
+    )
+    CredentialSecret.objects.filter(stale, pk=secret.pk).update(last_used_at=Now())
+
+
+def _sign(credential: Credential, target: str, secret: CredentialSecret) -> IssuedToken:
+    kid = _signing_keys().values_list("kid", flat=True).first()
+    if kid is None:
+        raise Temporary("No token can be issued yet: the installation is still making its signing key.")
+    issued_at = int(timezone.now().timestamp())
+    lifetime_seconds: int = settings.TOKEN_LIFETIME_SECONDS
+    claims = {
+        "iss": settings.API_URL,
+        "sub": credential.client_id,
+        "client_id": credential.client_id,
+        "azp": credential.client_id,
+        "aud": [target],
+        "iat": issued_at,
+        "exp": issued_at + lifetime_seconds,
+        "jti": uuid.uuid4().hex,
+        # Lets our own door refuse a token at once when the very secret that bought it is revoked.
+        "sid": str(secret.pk),
+    }
+    if credential.scopes:
+        claims["scope"] = " ".join(credential.scopes)
+    token = jwt.encode({"alg": ALGORITHM, "kid": kid, "typ": "JWT"}, claims, _private_key(kid), algorithms=[ALGORITHM])
+    return IssuedToken(access_token=token, expires_in=lifetime_seconds)
+
+
+# --- Verifying, at our own door ------------------------------------------------------------------------------------
+
+
+def verify_api_token(token: str, *, source_address: str = "", request_id: str = "") -> Actor:
+    """The actor that an access token for the REST API stands for. One query, and two statements that set the scope.
+
+    The credential and the very secret are looked up each time, so a revoked one is refused at once. Needs a
+    transaction.
+
+    Raises:
+        InvalidToken: forged, expired, for another audience, or of a credential that is not live any more.
+    """
+    claims = _verified_claims(token)
+    secret = next((live for live in _live_secrets(claims["client_id"]) if str(live.pk) == claims["sid"]), None)
+    if secret is None or secret.credential.audience_id is not None:
+        raise InvalidToken("The credential of this access token was revoked, disabled or has expired.")
+    scope(organization_id=secret.organization_id)
+    credential = secret.credential
+    granted = set(claims.get("scope", "").split()) & set(credential.scopes)
+    return Actor(
+        kind=PrincipalKind.CREDENTIAL,
+        principal_id=str(credential.pk),
+        label=credential.name,
+        organization_id=credential.organization_id,
+        permissions=frozenset(Permission(name) for name in granted & API_SCOPES),
+        source_address=source_address,
+        request_id=request_id,
+    )
+
+
+_CLAIMS = jwt.JWTClaimsRegistry(
+    iss={"essential": True},
+    aud={"essential": True},
+    exp={"essential": True},
+    client_id={"essential": True},
+    sid={"essential": True},
+)
+
+
+def _verified_claims(token: str) -> dict[str, Any]:
+    try:
+        decoded = jwt.decode(token, _key_of, algorithms=[ALGORITHM])
+        _CLAIMS.validate(decoded.claims)
+    except (JoseError, ValueError, SigningKey.DoesNotExist) as error:
+        raise InvalidToken(
+            "This access token is not valid here, or has expired. Ask the token endpoint for a new one.",
+            internal=type(error).__name__,
+        ) from error
+    if decoded.claims["iss"] != settings.API_URL or settings.API_AUDIENCE not in decoded.claims["aud"]:
+        raise InvalidToken("This access token is for something else: ask for one whose audience is the REST API.")
+    return decoded.claims
+
+
+def _key_of(token: Any) -> RSAKey:
+    return _public_key(str(token.headers().get("kid", "")))

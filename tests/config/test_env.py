@@ -1,0 +1,89 @@
+"""Settings from the environment: strict, so that a misspelt one stops the start instead of being ignored."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from django.core.exceptions import ImproperlyConfigured
+
+from config.env import Environment
+
+
+def environment(**variables: str) -> Environment:
+    return Environment({f"FLOWPLANE_{name}": value for name, value in variables.items()})
+
+
+def test_a_variable_is_read() -> None:
+    assert environment(NAME="value").text("NAME") == "value"
+
+
+def test_a_file_may_hold_the_value(tmp_path: Path) -> None:
+    secret = tmp_path / "secret"
+    secret.write_text("  value\n")
+    assert environment(NAME_FILE=str(secret)).text("NAME") == "value"
+
+
+@pytest.mark.parametrize("variables", [{}, {"NAME": ""}])
+def test_a_missing_variable_stops_the_start_and_is_named(variables: dict[str, str]) -> None:
+    with pytest.raises(ImproperlyConfigured, match="FLOWPLANE_NAME is not set"):
+        environment(**variables).text("NAME")
+
+
+def test_a_default_stands_in_for_a_missing_variable() -> None:
+    assert environment().text("NAME", "default") == "default"
+
+
+def test_a_variable_and_its_file_contradict_each_other(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match="both set"):
+        environment(NAME="value", NAME_FILE=str(tmp_path)).text("NAME")
+
+
+def test_a_file_that_cannot_be_read_is_named_by_its_variable(tmp_path: Path) -> None:
+    with pytest.raises(ImproperlyConfigured, match="FLOWPLANE_NAME_FILE names a file that cannot be read"):
+        environment(NAME_FILE=str(tmp_path / "absent")).text("NAME")
+    (tmp_path / "empty").touch()
+    with pytest.raises(ImproperlyConfigured, match="empty file"):
+        environment(NAME_FILE=str(tmp_path / "empty")).text("NAME")
+
+
+def test_an_unknown_variable_stops_the_start_and_is_named() -> None:
+    env = environment(NAME="value", NAEM="value")
+    env.text("NAME")
+    with pytest.raises(ImproperlyConfigured, match="FLOWPLANE_NAEM"):
+        env.refuse_unknown()
+
+
+def test_variables_of_others_are_none_of_ours() -> None:
+    Environment({"PATH": "/bin", "FLOWPLANEX": "1"}).refuse_unknown()
+
+
+@pytest.mark.parametrize("value", ["-1", "many", "1.5"])
+def test_a_number_is_a_whole_number(value: str) -> None:
+    assert environment(SECONDS="7").number("SECONDS") == 7
+    with pytest.raises(ImproperlyConfigured, match="whole number"):
+        environment(SECONDS=value).number("SECONDS")
+
+
+def test_an_optional_number_may_be_absent() -> None:
+    assert environment().optional_number("SECONDS") is None
+    assert environment(SECONDS="7").optional_number("SECONDS") == 7
+
+
+def test_a_word_is_one_of_those_allowed() -> None:
+    assert environment(FORMAT="json").one_of("FORMAT", ("text", "json")) == "json"
+    with pytest.raises(ImproperlyConfigured, match="one of: text, json"):
+        environment(FORMAT="xml").one_of("FORMAT", ("text", "json"))
+
+
+def test_a_flag_is_on_or_off() -> None:
+    assert environment(MFA="off").flag("MFA", "on") is False
+    with pytest.raises(ImproperlyConfigured, match="on, off"):
+        environment(MFA="true").flag("MFA", "on")
+
+
+@pytest.mark.parametrize("value", ["26500", "26999-26500", "80-90", "65000-65536", "a-b"])
+def test_a_range_of_ports_runs_from_first_to_last(value: str) -> None:
+    assert environment(PORTS="26500-26501").port_range("PORTS", "1-2") == range(26500, 26502)
+    with pytest.raises(ImproperlyConfigured, match="range of ports"):
+        environment(PORTS=value).port_range("PORTS", "1-2")

@@ -1,0 +1,189 @@
+"""The operator site: open to operators only, no secret on any page, and each change on record."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from django.contrib import admin
+from django.db.models import Model
+from django.urls import reverse
+
+from billing.models import Plan, Subscription
+from provisioning import access, services
+from provisioning.models import Channel, Cluster, Operation, Region
+from tenants import services as tenancy
+from tenants.models import (
+    AuditEvent,
+    Credential,
+    CredentialSecret,
+    Invitation,
+    MailKind,
+    Organization,
+    OutgoingMail,
+    SigningKey,
+    User,
+)
+from tests.conftest import WebClient
+from tests.factories import Person, make_invitation, make_user
+from tests.provisioning.conftest import ask
+from tests.provisioning.pretend import PretendRegion
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def operator() -> User:
+    """Somebody who runs the installation."""
+    return make_user(is_staff=True)
+
+
+@pytest.fixture
+def site(operator: User) -> WebClient:
+    """The operator's browser."""
+    client = WebClient()
+    client.force_login(operator)
+    return client
+
+
+@pytest.fixture
+def cluster(alice: Person, region: PretendRegion) -> Cluster:
+    """A cluster of Acorn's, with all that belongs to it."""
+    cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
+    access.create_credential(actor=alice.actor, cluster_id=cluster.pk, name="worker")
+    make_invitation(alice.organization)
+    tenancy.ensure_signing_key()
+    Subscription.objects.create(organization=alice.organization, plan=Plan.objects.get(slug="team"))
+    OutgoingMail.objects.create(kind=MailKind.ALREADY_REGISTERED, address="a@example.com")
+    return cluster
+
+
+def page(client: WebClient, name: str, *args: Any) -> str:
+    answer = client.get(reverse(f"admin:{name}", args=args))
+    assert answer.status_code == 200, (name, answer.status_code)
+    return str(answer.content.decode())
+
+
+def test_operators_sign_in_on_the_products_own_page(client: WebClient) -> None:
+    answer = client.get("/operator/", follow=True)
+    assert answer.redirect_chain[-1][0].startswith("/accounts/login/?next=/operator/")
+    assert client.get("/operator/login/").status_code == 302
+
+
+def test_a_customer_is_sent_away(client: WebClient, alice: Person, cluster: Cluster) -> None:
+    client.force_login(alice.user)
+    answer = client.get(reverse("admin:provisioning_cluster_changelist"), follow=True)
+    assert answer.status_code == 403
+    assert "orders" not in answer.content.decode()
+
+
+def test_every_page_shows_rows_of_every_organization(site: WebClient, cluster: Cluster) -> None:
+    page(site, "index")
+    for model, page_admin in admin.site._registry.items():
+        label = f"{model._meta.app_label}_{model._meta.model_name}"
+        listed = page(site, f"{label}_changelist")
+        row: Model | None = page_admin.get_queryset(site.get("/operator/").wsgi_request).first()
+        assert row is not None, f"the test has no {label}"
+        assert str(row.pk) in listed or str(row) in listed, label
+        page(site, f"{label}_change", row.pk)
+
+
+def test_only_our_own_apps_have_pages() -> None:
+    assert {model._meta.app_label for model in admin.site._registry} == {"tenants", "billing", "provisioning"}
+
+
+def test_no_secret_is_ever_rendered(site: WebClient, alice: Person, cluster: Cluster) -> None:
+    secrets = [
+        *CredentialSecret.objects.values_list("digest", flat=True),
+        *Invitation.objects.values_list("token_digest", flat=True),
+        *User.objects.exclude(password="").values_list("password", flat=True),
+    ]
+    sealed = [bytes(key.private_sealed).decode() for key in SigningKey.objects.all()]
+    shown = page(site, "tenants_user_change", alice.user.pk)
+    shown += page(site, "tenants_credential_change", Credential.objects.latest("created_at").pk)
+    shown += page(site, "tenants_invitation_change", Invitation.objects.latest("created_at").pk)
+    shown += page(site, "tenants_signingkey_change", SigningKey.objects.latest("created_at").pk)
+    assert not [secret for secret in secrets + sealed if secret in shown]
+
+
+def test_clusters_are_found_by_condition(site: WebClient, cluster: Cluster) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(
+        conditions=[
+            {"type": "Available", "status": "True", "reason": "PartitionsHealthy"},
+            {"type": "Stalled", "status": "False", "reason": "NotStalled"},
+        ]
+    )
+    url = reverse("admin:provisioning_cluster_changelist")
+    assert str(cluster.pk) in site.get(f"{url}?available=True").content.decode()
+    assert str(cluster.pk) not in site.get(f"{url}?stalled=True").content.decode()
+    assert "Available True" in site.get(url).content.decode()
+
+
+def test_the_plan_is_shown_and_not_carried_out(site: WebClient, cluster: Cluster, region: PretendRegion) -> None:
+    text = page(site, "provisioning_cluster_plan", cluster.pk)
+    assert "Make the engine release ready" in text
+    assert "Wait until the engine reports every partition healthy" in text
+    assert "license_key" not in text
+    assert not [call for call in region.calls if "observe" not in str(call)]
+    assert Operation.objects.get(cluster=cluster).state == "pending"
+
+
+def test_reconcile_now_makes_the_cluster_due_and_is_on_record(
+    site: WebClient, operator: User, cluster: Cluster
+) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(due_at=None)
+    url = reverse("admin:provisioning_cluster_reconcile", args=[cluster.pk])
+    assert site.get(url).status_code == 405
+    assert site.post(url).status_code == 302
+    cluster.refresh_from_db()
+    assert cluster.due_at is not None
+    event = AuditEvent.objects.get(target_id=str(cluster.pk), action="operator.cluster.woken")
+    assert (event.actor_kind, event.actor_label) == ("operator", operator.email)
+    assert event.organization_id == cluster.organization_id
+
+
+def test_a_change_of_the_catalogue_is_on_record_with_before_and_after(
+    site: WebClient, operator: User, region: PretendRegion
+) -> None:
+    url = reverse("admin:provisioning_region_change", args=["pretend"])
+    answer = site.post(url, {"name": "Pretended", "max_clusters": 10, "is_open": ""})
+    assert answer.status_code == 302, answer.content.decode()
+    assert Region.objects.get(slug="pretend").is_open is False
+    event = AuditEvent.objects.get(action="operator.region.changed", target_id="pretend")
+    assert event.changes["is_open"] == [True, False]
+    assert event.changes["name"] == ["Pretend", "Pretended"]
+    assert event.actor_id == str(operator.pk)
+
+
+def test_the_releases_of_a_channel_are_on_record_by_their_versions(site: WebClient, region: PretendRegion) -> None:
+    channel = Channel.objects.get(slug="stable")
+    url = reverse("admin:provisioning_channel_change", args=["stable"])
+    fields = {"name": channel.name, "default_release": "8.5.8", "releases": ["8.5.8", "8.6.0"]}
+    assert site.post(url, fields).status_code == 302
+    event = AuditEvent.objects.get(action="operator.channel.changed", target_id="stable")
+    assert event.changes == {"releases": [["8.5.8"], ["8.5.8", "8.6.0"]]}
+
+
+def test_an_organization_is_put_on_another_plan(site: WebClient, alice: Person) -> None:
+    fields = {"organization": str(alice.organization.pk), "plan": "team"}
+    assert site.post(reverse("admin:billing_subscription_add"), fields).status_code == 302
+    assert Subscription.objects.get(organization=alice.organization).plan_id == "team"
+    event = AuditEvent.objects.get(action="operator.subscription.added", organization=alice.organization)
+    assert event.changes["plan"] == [None, "team"]
+
+
+def test_only_a_superuser_makes_operators(site: WebClient, alice: Person) -> None:
+    url = reverse("admin:tenants_user_change", args=[alice.user.pk])
+    inline = {"memberships-TOTAL_FORMS": 0, "memberships-INITIAL_FORMS": 0}
+    assert site.post(url, {"is_active": "on", "is_staff": "on", "is_superuser": "on", **inline}).status_code == 302
+    alice.user.refresh_from_db()
+    assert (alice.user.is_staff, alice.user.is_superuser) == (False, False)
+
+
+def test_history_and_clusters_cannot_be_edited(site: WebClient, cluster: Cluster) -> None:
+    event = AuditEvent.objects.filter(target_id=str(cluster.pk)).latest("at")
+    assert site.post(reverse("admin:tenants_auditevent_change", args=[event.pk]), {"action": "x"}).status_code == 403
+    assert site.post(reverse("admin:tenants_auditevent_delete", args=[event.pk]), {"post": "yes"}).status_code == 403
+    changed = site.post(reverse("admin:provisioning_cluster_change", args=[cluster.pk]), {"name": "x"})
+    assert changed.status_code == 403
+    assert Organization.objects.filter(pk=cluster.organization_id).exists()

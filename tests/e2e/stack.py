@@ -1,0 +1,166 @@
+"""What an end-to-end test may do with the running product: go through its doors, and look at its processes."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import grpc
+import requests
+from pyzeebe.proto import gateway_pb2, gateway_pb2_grpc
+
+from embedded.doors import Visitor, confirmation_path, wait_for
+from embedded.machine import Machine, wait_for_web
+from embedded.setup import CHECKOUT
+from embedded.supervision import Supervisor
+
+# An engine's first start fetches 200 MB when the cache is cold.
+PATIENCE_SECONDS = 600.0
+
+
+class Customer(Visitor):
+    """A signed-up person with an organization, at the REST door."""
+
+    def create_cluster(self, **overrides: str) -> dict[str, Any]:
+        """Ask for a small cluster; the answer holds the cluster and its operation."""
+        wish = {
+            "name": f"cluster-{uuid4().hex[:6]}",
+            "stage": "dev",
+            "region": "local",
+            "plan_type": "small",
+            "channel": "stable",
+            **overrides,
+        }
+        answer: dict[str, Any] = self.api("POST", "/clusters", wish)
+        return answer
+
+    def until(self, cluster_id: str, phase: str, *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Wait for a cluster's phase and return the cluster."""
+
+        def look() -> dict[str, Any] | None:
+            cluster: dict[str, Any] = self.api("GET", f"/clusters/{cluster_id}")
+            return cluster if cluster["phase"] == phase else None
+
+        return wait_for(look, seconds=seconds, what=f"The phase {phase}")
+
+    def finished(self, operation: Mapping[str, Any], *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
+        """Wait for an operation's end and return it."""
+
+        def look() -> dict[str, Any] | None:
+            seen: dict[str, Any] = self.api("GET", f"/operations/{operation['id']}")
+            return seen if seen["state"] not in ("pending", "running") else None
+
+        return wait_for(look, seconds=seconds, what="The operation's end")
+
+    def credential(self, cluster_id: str) -> dict[str, str]:
+        """Make a credential and return its env file's variables."""
+        made = self.api("POST", f"/clusters/{cluster_id}/credentials", {"name": f"app-{uuid4().hex[:6]}"})
+        variables: dict[str, str] = made["env"]
+        return variables
+
+
+class Stack:
+    """The product's processes."""
+
+    def __init__(self, machine: Machine, supervisor: Supervisor) -> None:
+        self.machine = machine
+        self.supervisor = supervisor
+        self.home = machine.home
+        self.public_url = machine.ports.public_url
+        self.api_url = machine.ports.api_url
+
+    def customer(self) -> Customer:
+        """A new person with a new organization, signed up through the console's forms."""
+        visitor = Customer(self.public_url)
+        email, password = f"{uuid4().hex[:10]}@example.com", f"pw-{uuid4().hex}"
+        assert visitor.submit("/accounts/signup/", email=email, password1=password)
+        link = wait_for(
+            lambda: confirmation_path(visitor.page(f"/mailbox?to={email}")), seconds=60, what="The confirmation mail"
+        )
+        assert visitor.submit(link)
+        assert visitor.submit("/accounts/login/", login=email, password=password)
+        visitor.api("POST", "/organizations", {"name": f"Org {uuid4().hex[:6]}"})
+        return visitor
+
+    def run_example(self, variables: Mapping[str, str], *arguments: str) -> subprocess.CompletedProcess[str]:
+        """Run the order-fulfilment example with exactly an env file's variables, as a customer would."""
+        ledger = self.home.root / "demo" / f"ledger-{variables['CAMUNDA_CLUSTER_ID']}"
+        ledger.parent.mkdir(mode=0o700, exist_ok=True)
+        return subprocess.run(
+            [sys.executable, "-m", "examples.order_fulfilment", "--folder", str(ledger), *arguments],
+            cwd=CHECKOUT,
+            env={"PATH": "/usr/bin:/bin", "LANG": "C.UTF-8", **variables},
+            capture_output=True,
+            text=True,
+            timeout=240,
+            check=False,
+        )
+
+    def token(self, variables: Mapping[str, str]) -> requests.Response:
+        """Ask the token endpoint, as a stock client would."""
+        return requests.post(
+            variables["ZEEBE_AUTHORIZATION_SERVER_URL"],
+            data={"grant_type": "client_credentials", "audience": variables["ZEEBE_TOKEN_AUDIENCE"]},
+            auth=(variables["ZEEBE_CLIENT_ID"], variables["ZEEBE_CLIENT_SECRET"]),
+            verify=variables["REQUESTS_CA_BUNDLE"],
+            timeout=30,
+        )
+
+    def access_token(self, variables: Mapping[str, str]) -> str:
+        """An access token for the env file's engine."""
+        answer = self.token(variables)
+        assert answer.status_code == 200, answer.text
+        token: str = answer.json()["access_token"]
+        return token
+
+    @contextlib.contextmanager
+    def without(self, *programs: str) -> Iterator[None]:
+        """Stop some of our processes, in this order, for the length of the block."""
+        self.supervisor.stop(programs)
+        try:
+            yield
+        finally:
+            for program in reversed(programs):
+                self.supervisor.start((program,))
+            wait_for_web(self.machine.ports)
+
+    def is_complete(self) -> bool:
+        """Whether all our processes run."""
+        return set(self.supervisor.states().values()) == {"RUNNING"}
+
+    def engines(self, cluster_id: str) -> list[int]:
+        """Process numbers of the engines that run for a cluster; one, when all is well."""
+        found = []
+        for entry in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (entry / "cmdline").read_bytes()
+                folder = str((entry / "cwd").readlink())
+                if b"StandaloneBroker" in words and folder.startswith(str(self.home.region)) and cluster_id in folder:
+                    found.append(int(entry.name))
+        return found
+
+    def manage(self, role: str, *arguments: str) -> str:
+        """Run a Django command against this stack."""
+        return self.machine.manage(role, *arguments)
+
+
+def topology(variables: Mapping[str, str], token: str, *, seconds: float = 15.0) -> Any:
+    """Ask the engine for its topology over TLS with a token; raises `grpc.RpcError` when refused."""
+    roots = Path(variables["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"]).read_bytes()
+    with grpc.secure_channel(variables["ZEEBE_ADDRESS"], grpc.ssl_channel_credentials(roots)) as channel:
+        stub = gateway_pb2_grpc.GatewayStub(channel)
+        metadata = (("authorization", f"Bearer {token}"),) if token else ()
+        return stub.Topology(gateway_pb2.TopologyRequest(), metadata=metadata, timeout=seconds)
+
+
+def is_alive(pid: int) -> bool:
+    """Whether a process runs; a zombie does not."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False

@@ -1,0 +1,336 @@
+"""The loop on real rows and a region in memory: what it does, what it survives, what it costs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+from django.db import connection
+from django.db.models import F
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from provisioning import reconciler, selectors, services
+from provisioning.errors import Fenced, NoCapacity, RegionUnreachable
+from provisioning.models import Cluster, Operation
+from provisioning.spec import ReleaseState
+from provisioning.states import ConditionType, OperationKind, OperationState, Phase, StepState
+from provisioning.verdicts import Verdict
+from tests.factories import Person
+from tests.provisioning.conftest import ask
+from tests.provisioning.pretend import PretendRegion
+
+pytestmark = pytest.mark.django_db
+
+
+def turn_until_rest(cluster: Cluster, *, most: int = 30) -> int:
+    """Take turns as the worker and the sweep would, with waiting times left out; returns how many."""
+    for count in range(most):
+        make_due(cluster)
+        if not reconciler.turn(cluster.pk) and Cluster.objects.get(pk=cluster.pk).due_at != F("due_at"):
+            operation = Operation.objects.filter(cluster=cluster).latest("created_at")
+            if operation.state not in (OperationState.PENDING, OperationState.RUNNING):
+                return count + 1
+    return most
+
+
+def make_due(cluster: Cluster) -> None:
+    past = Now() - timedelta(seconds=1)
+    Cluster.objects.filter(pk=cluster.pk).update(due_at=past, start_after=F("start_after") - timedelta(minutes=10))
+
+
+@pytest.fixture
+def cluster(alice: Person, region: PretendRegion) -> Cluster:
+    return services.create_cluster(actor=alice.actor, request=ask()).cluster
+
+
+@pytest.fixture
+def healthy(cluster: Cluster) -> Cluster:
+    turn_until_rest(cluster)
+    cluster.refresh_from_db()
+    assert cluster.was_healthy
+    return cluster
+
+
+def latest(cluster: Cluster, person: Person) -> selectors.OperationView:
+    row = Operation.objects.filter(cluster=cluster).latest("created_at")
+    return selectors.operation(person.actor, row.pk)
+
+
+def test_a_wish_becomes_a_healthy_engine(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    turn_until_rest(cluster)
+    view = selectors.cluster(alice.actor, cluster.pk)
+    assert view.phase is Phase.HEALTHY
+    assert view.row.observed_generation == view.row.spec_generation == 1
+    assert view.row.endpoint_grpc == f"{cluster.pk}.pretend.example:26500"
+    assert region.verbs() == ["prepare", "start"]
+    operation = latest(cluster, alice)
+    assert operation.state is OperationState.SUCCEEDED
+    assert operation.percent == 100
+    assert [step.state for step in operation.steps] == [StepState.DONE] * 3
+
+
+def test_each_step_shows_while_it_is_waited_for(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    region.slow = True
+    region.release_detail = "200 MB are being fetched"
+    reconciler.turn(cluster.pk)
+    make_due(cluster)
+    reconciler.turn(cluster.pk)
+    operation = latest(cluster, alice)
+    assert operation.waits_for == "200 MB are being fetched"
+    assert [step.state for step in operation.steps] == [StepState.RUNNING, StepState.PENDING, StepState.PENDING]
+    assert operation.verdict is Verdict.PROGRESSING
+    assert selectors.cluster(alice.actor, cluster.pk).phase is Phase.CREATING
+
+
+def test_a_step_that_was_not_needed_counts_for_nothing(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    region.slow, region.release = True, ReleaseState.READY
+    reconciler.turn(cluster.pk)
+    operation = latest(cluster, alice)
+    assert [step.state for step in operation.steps] == [StepState.SKIPPED, StepState.DONE, StepState.RUNNING]
+    assert operation.percent < 50
+
+
+def test_a_turn_that_finds_nothing_to_do_costs_three_statements_and_no_act(
+    healthy: Cluster, region: PretendRegion
+) -> None:
+    region.calls.clear()
+    make_due(healthy)
+    with CaptureQueriesContext(
+        connection,
+    ) as queries:
+        assert reconciler.turn(healthy.pk) is False
+    assert len(queries) == 3, [query["sql"] for query in queries]
+    assert region.calls == []
+
+
+def test_a_cluster_that_is_not_due_costs_one_statement(healthy: Cluster, region: PretendRegion) -> None:
+    with CaptureQueriesContext(connection) as queries:
+        assert reconciler.turn(healthy.pk) is False
+    assert len(queries) == 1
+
+
+def test_two_turns_never_hold_one_cluster(cluster: Cluster, region: PretendRegion) -> None:
+    assert Cluster.objects.claim(cluster.pk, ttl=timedelta(seconds=20))
+    make_due(cluster)
+    assert not Cluster.objects.claim(cluster.pk, ttl=timedelta(seconds=20))
+
+
+def test_an_overslept_turn_writes_nothing_and_does_nothing(cluster: Cluster, region: PretendRegion) -> None:
+    assert Cluster.objects.claim(cluster.pk, ttl=timedelta(seconds=20))
+    overslept = selectors.turn_subject(cluster.pk)
+    Cluster.objects.filter(pk=cluster.pk).update(lease_expires_at=Now() - timedelta(seconds=1))
+    turn_until_rest(cluster)
+    before = Cluster.objects.filter(pk=cluster.pk).values().get()
+    with pytest.raises(Fenced):
+        region.start(overslept.desired, epoch=overslept.row.lease_epoch)
+    with pytest.raises(Fenced):
+        services.record_turn(overslept, services.TurnOutcome(None, None, error_code="late", error_message="late"))
+    assert Cluster.objects.filter(pk=cluster.pk).values().get() == before
+    assert region.starts == 1
+
+
+def test_a_turn_that_dies_is_taken_up_when_its_lease_ends(cluster: Cluster, region: PretendRegion) -> None:
+    assert Cluster.objects.claim(cluster.pk, ttl=timedelta(seconds=20))
+    row = Cluster.objects.get(pk=cluster.pk)
+    assert row.due_at == row.lease_expires_at
+    past = Now() - timedelta(seconds=1)
+    Cluster.objects.filter(pk=cluster.pk).update(due_at=past, lease_expires_at=past)
+    assert [pk for pk, _ in selectors.due_clusters(10)] == [cluster.pk]
+    turn_until_rest(cluster)
+    assert region.starts == 1
+
+
+def test_a_wish_that_comes_during_a_turn_is_not_lost(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    make_due(healthy)
+    assert Cluster.objects.claim(healthy.pk, ttl=timedelta(seconds=20))
+    subject = selectors.turn_subject(healthy.pk)
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    services.record_turn(subject, services.TurnOutcome(None, None, due_in_seconds=300))
+    assert healthy.pk in [pk for pk, _ in selectors.due_clusters(10)]
+
+
+@pytest.mark.parametrize("verb", ["observe", "prepare", "start"])
+def test_a_temporary_failure_is_shown_and_tried_again(
+    alice: Person, cluster: Cluster, region: PretendRegion, verb: str
+) -> None:
+    region.faults[verb] = [NoCapacity("Memory: 640 MiB are needed and 100 MiB are free.", resource="memory")]
+    seen: list[tuple[Verdict | None, str]] = []
+    for _ in range(3):
+        make_due(cluster)
+        reconciler.turn(cluster.pk)
+        view = latest(cluster, alice)
+        seen.append((view.verdict, view.waits_for))
+    assert (Verdict.NEEDS_US, "Memory: 640 MiB are needed and 100 MiB are free.") in seen
+    turn_until_rest(cluster)
+    assert latest(cluster, alice).state is OperationState.SUCCEEDED
+    assert region.starts == 1
+
+
+@pytest.mark.parametrize("verb", ["prepare", "start"])
+def test_an_answer_lost_on_its_way_does_nothing_twice(cluster: Cluster, region: PretendRegion, verb: str) -> None:
+    region.after[verb] = [RegionUnreachable("The region does not answer.")]
+    turn_until_rest(cluster)
+    assert region.starts == 1
+    assert Cluster.objects.get(pk=cluster.pk).was_healthy
+
+
+def test_no_answer_never_reads_as_absent(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    region.calls.clear()
+    region.faults["observe"] = [RegionUnreachable("The region does not answer.")]
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert region.calls == []
+    view = selectors.cluster(alice.actor, healthy.pk)
+    available = next(c for c in view.conditions if c.type is ConditionType.AVAILABLE)
+    assert (available.status, available.reason) == ("Unknown", "RegionUnreachable")
+
+
+def test_a_damaged_archive_stalls_until_somebody_retries(
+    alice: Person, cluster: Cluster, region: PretendRegion
+) -> None:
+    region.release, region.release_detail = ReleaseState.FAILED, "The archive is damaged."
+    reconciler.turn(cluster.pk)
+    region.release = ReleaseState.FAILED
+    turn_until_rest(cluster)
+    failed = latest(cluster, alice)
+    assert (failed.state, failed.error_code) == (OperationState.FAILED, "release_unavailable")
+    assert failed.error_message == "The archive is damaged."
+    assert failed.verdict is Verdict.NEEDS_US
+    assert failed.can_retry
+    assert Cluster.objects.get(pk=cluster.pk).due_at is None
+    region.calls.clear()
+    Cluster.objects.filter(pk=cluster.pk).update(due_at=Now())
+    reconciler.turn(cluster.pk)
+    assert region.calls == []
+    services.retry_operation(actor=alice.actor, operation_id=failed.id)
+    turn_until_rest(cluster)
+    assert latest(cluster, alice).state is OperationState.SUCCEEDED
+
+
+def test_a_dead_engine_is_started_again(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    region.kill(healthy.pk)
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert region.starts == 2
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+
+
+def test_an_engine_that_keeps_ending_is_started_ever_more_slowly(
+    alice: Person, cluster: Cluster, region: PretendRegion
+) -> None:
+    region.release, region.crash_on_start = ReleaseState.READY, True
+    past = Now() - timedelta(seconds=1)
+    for _ in range(6):
+        Cluster.objects.filter(pk=cluster.pk).update(due_at=past)
+        reconciler.turn(cluster.pk)
+    assert region.starts == 1
+    view = latest(cluster, alice)
+    assert view.error_code == "engine_keeps_ending"
+    assert "The engine ended right after its start." in view.waits_for
+    assert view.verdict is Verdict.NEEDS_US
+
+
+def test_an_unexpected_error_neither_spins_nor_tells(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    region.faults["observe"] = [RuntimeError("secret detail")]
+    reconciler.turn(cluster.pk)
+    row = Cluster.objects.get(pk=cluster.pk)
+    view = latest(cluster, alice)
+    assert view.error_code == "internal"
+    assert "secret detail" not in view.waits_for
+    assert row.due_at is not None
+    assert row.seen_at is not None
+    assert (row.due_at - row.seen_at).total_seconds() > 200
+
+
+@pytest.mark.parametrize(
+    ("change", "phase", "verbs"),
+    [
+        (services.suspend_cluster, Phase.SUSPENDED, ["stop"]),
+        (services.revoke_access, Phase.HEALTHY, ["stop", "start"]),
+    ],
+)
+def test_changes_of_a_healthy_cluster(
+    alice: Person, healthy: Cluster, region: PretendRegion, change: Callable[..., Any], phase: Phase, verbs: list[str]
+) -> None:
+    region.calls.clear()
+    change(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is phase
+    assert region.verbs() == verbs
+    operation = latest(healthy, alice)
+    assert operation.state is OperationState.SUCCEEDED
+    assert {step.state for step in operation.steps} == {StepState.DONE}
+
+
+def test_suspend_and_resume_keep_the_cluster(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    services.resume_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+    assert "delete" not in region.verbs()
+
+
+def test_deletion_rests_in_its_undo_window_and_then_removes_everything(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk)
+    for _ in range(4):
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+    view = selectors.cluster(alice.actor, healthy.pk)
+    assert view.phase is Phase.DELETION_SCHEDULED
+    operation = latest(healthy, alice)
+    assert operation.state is OperationState.RUNNING
+    assert operation.verdict is Verdict.PROGRESSING
+    assert "undo window" in operation.waits_for
+    assert healthy.pk in region.clusters
+    Cluster.objects.filter(pk=healthy.pk).update(delete_after=Now())
+    turn_until_rest(healthy)
+    assert healthy.pk not in region.clusters
+    row = Cluster.objects.get(pk=healthy.pk)
+    assert row.deleted_at is not None
+    assert row.audience.closed_at is not None
+    assert Operation.objects.filter(cluster=row, kind=OperationKind.DELETE).get().state == OperationState.SUCCEEDED
+
+
+def test_a_deletion_can_be_undone_inside_its_window(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy, most=4)
+    services.restore_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+    assert "delete" not in region.verbs()
+
+
+def test_delete_while_creating_leaves_nothing(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    region.slow = True
+    reconciler.turn(cluster.pk)
+    services.request_deletion(actor=alice.actor, cluster_id=cluster.pk, purge=True)
+    region.finish()
+    turn_until_rest(cluster)
+    assert region.clusters == {}
+    created = Operation.objects.get(cluster=cluster, kind=OperationKind.CREATE)
+    assert (created.state, created.error_code) == (OperationState.CANCELLED, "superseded")
+    assert Cluster.objects.get(pk=cluster.pk).deleted_at is not None
+
+
+def test_cancelling_a_creation_leaves_nothing(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    reconciler.turn(cluster.pk)
+    undoing = services.cancel_operation(actor=alice.actor, operation_id=latest(cluster, alice).id)
+    assert undoing.kind == OperationKind.DELETE
+    turn_until_rest(cluster)
+    assert region.clusters == {}
+
+
+def test_show_plan_acts_on_nothing(cluster: Cluster, region: PretendRegion) -> None:
+    subject, observed, action = reconciler.show_plan(cluster.pk)
+    assert subject.row.pk == cluster.pk
+    assert not observed.exists
+    assert action is not None
+    assert region.calls == []

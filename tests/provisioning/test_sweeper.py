@@ -1,0 +1,74 @@
+"""The clock's tick: nothing that is due is forgotten, whatever the broker does."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
+
+from provisioning import services, sweeper, wakeups
+from provisioning.models import Cluster
+from tenants import tokens
+from tests.factories import Person
+from tests.provisioning.conftest import ask
+from tests.provisioning.pretend import PretendRegion
+
+pytestmark = pytest.mark.django_db
+
+
+@pytest.fixture
+def cluster(alice: Person, region: PretendRegion) -> Cluster:
+    # Whatever other tests committed is not this test's to sweep.
+    Cluster.objects.update(due_at=None)
+    return services.create_cluster(actor=alice.actor, request=ask()).cluster
+
+
+def overdue(cluster: Cluster, seconds: float) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(due_at=Now() - timedelta(seconds=seconds))
+
+
+def test_what_nobody_took_up_is_taken_by_the_clock_itself(cluster: Cluster, region: PretendRegion) -> None:
+    overdue(cluster, sweeper.TAKE_OVER_SECONDS + 1)
+    assert sweeper.Sweeper().sweep(now=0.0) == 1
+    assert region.verbs()[:1] == ["prepare"]
+
+
+def test_a_tick_with_nothing_due_costs_one_statement(cluster: Cluster) -> None:
+    Cluster.objects.update(due_at=None)
+    with CaptureQueriesContext(connection) as queries:
+        assert sweeper.Sweeper().sweep(now=0.0) == 0
+    assert len(queries) == 1
+
+
+def test_a_cluster_in_a_turn_is_not_due(cluster: Cluster, region: PretendRegion) -> None:
+    assert Cluster.objects.claim(cluster.pk, ttl=timedelta(seconds=20))
+    assert sweeper.Sweeper().sweep(now=0.0) == 0
+
+
+def test_wakeups_of_one_cluster_coalesce(cluster: Cluster, region: PretendRegion) -> None:
+    Cluster.objects.update(due_at=None)
+    with CaptureQueriesContext(connection) as queries:
+        wakeups.wake(cluster.pk)
+        first = Cluster.objects.get(pk=cluster.pk).due_at
+        wakeups.wake(cluster.pk)
+    assert first is not None
+    assert Cluster.objects.get(pk=cluster.pk).due_at == first
+    assert len(queries) <= 4
+
+
+def test_a_tombstone_is_never_woken(cluster: Cluster) -> None:
+    Cluster.objects.update(due_at=None, deleted_at=Now())
+    wakeups.wake(cluster.pk)
+    assert Cluster.objects.get(pk=cluster.pk).due_at is None
+
+
+def test_public_keys_reach_every_region(region: PretendRegion) -> None:
+    tokens.ensure_signing_key()
+    sweeper.publish_keys()
+    assert region.jwks == tokens.public_jwks()
+    assert region.jwks is not None
+    for key in region.jwks["keys"]:
+        assert not {"d", "p", "q", "dp", "dq", "qi"} & key.keys(), "a private part was published"
