@@ -9,6 +9,7 @@ from allauth.account.adapter import DefaultAccountAdapter
 from allauth.account.models import EmailAddress, EmailConfirmationHMAC
 from allauth.core.exceptions import ImmediateHttpResponse
 from django.contrib.auth.base_user import AbstractBaseUser
+from django.contrib.auth.hashers import make_password
 from django.contrib.auth.models import AnonymousUser
 from django.core.exceptions import ValidationError
 from django.db import IntegrityError, transaction
@@ -199,7 +200,11 @@ class AccountAdapter(DefaultAccountAdapter):
         queue_mail(kind=MailKind.CONFIRM_ADDRESS, address=address.email, user=address.user, subject_id=str(address.pk))
 
     def send_account_already_exists_mail(self, email: str) -> None:
-        """Queue the mail that says so, to the address only: the page looks as for any other address."""
+        """Queue the mail that says so, to the address only: the page looks as for any other address, and takes as long.
+
+        What takes time for a new address is the hash of its password, so one is made here, too.
+        """
+        make_password(email)
         queue_mail(kind=MailKind.ALREADY_REGISTERED, address=email)
 
     def send_password_reset_mail(self, user: AbstractBaseUser, email: str, context: dict[str, Any]) -> None:

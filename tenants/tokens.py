@@ -47,6 +47,7 @@ LAST_USE_RESOLUTION = timedelta(minutes=1)
 
 _ALPHABET = string.ascii_letters + string.digits
 _CLIENT_ID = re.compile(r"[A-Za-z0-9_-]{1,40}")
+_KEY_ID = re.compile(r"[0-9a-f]{32}")
 SECRET_PREFIX_LENGTH = 12
 
 
@@ -105,18 +106,21 @@ def ensure_signing_key() -> None:
 
 
 @transaction.atomic
-def rotate_signing_key() -> SigningKey:
+def rotate_signing_key(*, withdraw: bool = False) -> SigningKey:
     """Publish a new key at once, let it sign after `ACTIVATION_DELAY`; its predecessors retire after their last token.
 
-    Needs the system role.
+    With `withdraw`, for keys that somebody else may hold: the new key signs at once and all others are published no
+    more, so their tokens are worthless here at once, and for an engine from its next start on. Needs the system role.
     """
     ensure_signing_key()
     _serialize_key_changes()
-    key = _make_signing_key(timezone.now() + ACTIVATION_DELAY)
-    last_token_expires = key.activates_at + timedelta(seconds=settings.TOKEN_LIFETIME_SECONDS)
-    SigningKey.objects.filter(retires_at=None).exclude(pk=key.pk).update(
-        retires_at=last_token_expires + RETIREMENT_SLACK
-    )
+    key = _make_signing_key(timezone.now() + (timedelta() if withdraw else ACTIVATION_DELAY))
+    others = SigningKey.objects.exclude(pk=key.pk)
+    if withdraw:
+        others.filter(_not_retired()).update(retires_at=Now())
+    else:
+        last_token_expires = key.activates_at + timedelta(seconds=settings.TOKEN_LIFETIME_SECONDS)
+        others.filter(retires_at=None).update(retires_at=last_token_expires + RETIREMENT_SLACK)
     return key
 
 
@@ -273,7 +277,7 @@ def _sign(credential: Credential, target: str, secret: CredentialSecret) -> Issu
 
 
 def verify_api_token(token: str, *, source_address: str = "", request_id: str = "") -> Actor:
-    """The actor that an access token for the REST API stands for. One query, and two statements that set the scope.
+    """The actor that an access token for the REST API stands for. Two queries, and two statements that set the scope.
 
     The credential and the very secret are looked up each time, so a revoked one is refused at once. Needs a
     transaction.
@@ -323,4 +327,8 @@ def _verified_claims(token: str) -> dict[str, Any]:
 
 
 def _key_of(token: Any) -> RSAKey:
-    return _public_key(str(token.headers().get("kid", "")))
+    """The key that the token names, while it is published: one that was withdrawn after a theft opens nothing."""
+    kid = str(token.headers().get("kid", ""))
+    if not _KEY_ID.fullmatch(kid) or not SigningKey.objects.filter(_not_retired(), pk=kid).exists():
+        raise SigningKey.DoesNotExist
+    return _public_key(kid)

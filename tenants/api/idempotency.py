@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from dataclasses import replace
 from typing import Any
 
 from django.http import HttpResponse
@@ -14,6 +15,7 @@ from rest_framework.response import Response
 from rest_framework.views import APIView
 
 from tenants import idempotency
+from tenants.actor import PrincipalKind
 from tenants.api.base import actor_in
 from tenants.idempotency import Answer
 
@@ -31,11 +33,13 @@ _KEPT_HEADERS = ("Location", "ETag")
 Handler = Callable[..., Any]
 
 
-def idempotent(*, secret_fields: Sequence[str] = ()) -> Callable[[Handler], Handler]:
+def idempotent(*, secret_fields: Sequence[str] = (), is_personal: bool = False) -> Callable[[Handler], Handler]:
     """Let a write handler run once for each key; without the header, or for a dry run, it just runs.
 
     Args:
         secret_fields: dotted paths in the answer that are neither kept nor given again; `notice` says so instead.
+        is_personal: a person's key holds whatever organization it acts in: the first answer may be what brought it
+            into one, and its repetition must find that answer all the same.
     """
 
     def decorate(handler: Handler) -> Handler:
@@ -46,7 +50,10 @@ def idempotent(*, secret_fields: Sequence[str] = ()) -> Callable[[Handler], Hand
                 response: HttpResponse = handler(view, request, *args, **kwargs)
                 return response
             mark = idempotency.fingerprint(str(request.method), request.get_full_path(), request.data)
-            begun = idempotency.begin(actor=actor_in(request), key=key, fingerprint=mark)
+            actor = actor_in(request)
+            if is_personal and actor.kind is PrincipalKind.PERSON:
+                actor = replace(actor, organization_id=None)
+            begun = idempotency.begin(actor=actor, key=key, fingerprint=mark)
             if isinstance(begun, Answer):
                 return _replay(begun)
             response = handler(view, request, *args, **kwargs)

@@ -93,7 +93,7 @@ class OrganizationsView(APIView):
         request=shapes.OrganizationBody,
         responses={201: shapes.OrganizationEntryShape},
     )
-    @idempotent()
+    @idempotent(is_personal=True)
     def post(self, request: Request) -> Response:
         """Make one; the person becomes its owner."""
         body = read_body(shapes.OrganizationBody, request)
@@ -221,7 +221,7 @@ class AcceptInvitationView(PlanView):
     """The way into an organization, for a person with a session."""
 
     @extend_schema(operation_id="accept_invitation", request=shapes.AcceptBody, responses=shapes.OrganizationEntryShape)
-    @idempotent()
+    @idempotent(is_personal=True)
     def post(self, request: Request) -> Response:
         """Become a member by showing the link's token."""
         body = read_body(shapes.AcceptBody, request)

@@ -152,6 +152,7 @@ def update_credential(
     credential = _lock_live(actor, credential_id, audience_id)
     changes: dict[str, tuple[object, object]] = {}
     if name is not None and (cleaned := clean_name(name)) != credential.name:
+        _lock_place(actor, credential.audience_id)
         _refuse_taken(actor, credential.audience_id, cleaned)
         changes["name"], credential.name = (credential.name, cleaned), cleaned
     if is_disabled is not None and is_disabled != (credential.disabled_at is not None):
@@ -207,10 +208,18 @@ def ensure_signing_key() -> None:
 
 
 @transaction.atomic
-def rotate_signing_key(*, actor: Actor) -> None:
-    """Publish a new signing key, which takes over when every engine has had time to learn it. Needs the system role."""
-    key = tokens.rotate_signing_key()
-    audit.record(actor, action="signing_key.rotated", target=key, changes={"activates_at": (None, key.activates_at)})
+def rotate_signing_key(*, actor: Actor, withdraw: bool = False) -> None:
+    """Publish a new signing key, which takes over when every engine has had time to learn it.
+
+    With `withdraw` it takes over at once, and what its predecessors signed is worthless. Needs the system role.
+    """
+    key = tokens.rotate_signing_key(withdraw=withdraw)
+    audit.record(
+        actor,
+        action="signing_key.rotated",
+        target=key,
+        changes={"activates_at": (None, key.activates_at), "withdraw": (None, withdraw)},
+    )
 
 
 # --- Rules ------------------------------------------------------------------------------------------------------------

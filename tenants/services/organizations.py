@@ -116,8 +116,12 @@ def transfer_ownership(*, actor: Actor, membership_id: UUID) -> None:
 
 
 def lock_organization(organization_id: UUID) -> Organization:
-    """Hold the organization's row until the transaction ends: whoever counts what belongs to it does so under this."""
-    return Organization.objects.select_for_update().get(pk=organization_id)
+    """Hold the organization's row until the transaction ends: whoever counts what belongs to it does so under this.
+
+    Not against rows that merely refer to it: whoever holds one of its members or invitations writes an audit event
+    next, and would wait for a holder of this lock that waits for that member or invitation.
+    """
+    return Organization.objects.select_for_update(no_key=True).get(pk=organization_id)
 
 
 def grantable_role(actor: Actor, role: str) -> Role:

@@ -285,3 +285,24 @@ def test_each_role_reads_what_it_may(api: Any, alice: Person, role: Role) -> Non
     client = api(person)
     for path, allowed in ROLE_TABLE.items():
         assert client.get(path).status_code == (200 if role in allowed else 403), path
+
+
+def test_a_newcomer_s_repeated_request_makes_one_organization(db: None) -> None:
+    client = RestClient()
+    client.force_login(make_user())
+    key = {"Idempotency-Key": unique("key")}
+    answers = [client.post("/api/v1/organizations", {"name": "Oak"}, format="json", headers=key) for _ in "12"]
+    assert [answer.status_code for answer in answers] == [201, 201]
+    assert answers[1]["Idempotent-Replay"] == "true"
+    assert answers[0].json() == answers[1].json()
+
+
+def test_a_newcomer_s_repeated_acceptance_is_answered_alike(alice: Person) -> None:
+    newcomer, client = make_user(), RestClient()
+    client.force_login(newcomer)
+    _, token = make_invitation(alice.organization, email=newcomer.email)
+    key = {"Idempotency-Key": unique("key")}
+    body = {"token": token}
+    answers = [client.post("/api/v1/invitations/accept", body, format="json", headers=key) for _ in "12"]
+    assert [answer.status_code for answer in answers] == [200, 200]
+    assert answers[0].json() == answers[1].json()

@@ -101,3 +101,36 @@ def test_a_mail_is_sent_by_one_of_many_workers(owner: Person) -> None:
     sent: list[bool] = []
     outcomes(lambda: sent.append(mail.deliver(row.pk)))
     assert sorted(sent) == [False] * 19 + [True]
+
+
+def test_withdrawing_an_invitation_while_it_is_accepted_never_deadlocks(owner: Person) -> None:
+    guest = committed(make_person)
+    for _ in range(5):
+        invitation, token = committed(lambda: make_invitation(owner.organization, email=guest.user.email))
+
+        def either(number: int, invitation: Invitation = invitation, token: str = token) -> None:
+            if number % 2:
+                services.accept_invitation(actor=guest.actor, token=token, member_limit=lambda _: 9)
+            else:
+                services.revoke_invitation(actor=owner.actor, invitation_id=invitation.pk)
+
+        numbers = iter(range(AT_ONCE))
+
+        def next_one(numbers: Iterator[int] = numbers) -> None:
+            either(next(numbers))
+
+        became = outcomes(next_one)
+        assert became.count("done") == 1
+        committed(lambda: Membership.objects.filter(user=guest.user, organization=owner.organization).delete())
+
+
+def test_a_credential_s_new_name_is_taken_once(owner: Person) -> None:
+    made = [committed(lambda: make_credential(owner, scopes=["clusters:read"])) for _ in range(4)]
+    for number in range(5):
+        waiting = iter(made * 5)
+
+        def rename(number: int = number, waiting: Iterator[Any] = waiting) -> None:
+            one = next(waiting)
+            services.update_credential(actor=owner.actor, credential_id=one.credential.pk, name=f"same {number}")
+
+        assert set(outcomes(rename)) == {"done", "name_taken"}

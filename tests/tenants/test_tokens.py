@@ -5,12 +5,14 @@ from __future__ import annotations
 import base64
 import json
 from datetime import timedelta
+from io import StringIO
 from typing import Any, cast
 from urllib.parse import quote, urlencode
 from uuid import uuid4
 
 import pytest
 from cryptography.fernet import Fernet
+from django.core.management import call_command
 from django.utils import timezone
 from joserfc import jwt
 from joserfc.jwk import KeySet, RSAKey
@@ -380,6 +382,18 @@ def test_a_key_retires_after_its_last_token(settings: Any) -> None:
     assert old.kid not in {key["kid"] for key in tokens.public_jwks()["keys"]}
 
 
+def test_withdrawn_keys_are_published_no_more_and_the_new_one_signs_at_once(
+    client: WebClient, worker: NewSecret
+) -> None:
+    old = tokens.public_jwks()["keys"]
+    call_command("rotate_signing_key", withdraw=True, stdout=StringIO())
+    (only,) = tokens.public_jwks()["keys"]
+    assert only not in old
+    token = ask(client, grant(worker)).json()["access_token"]
+    assert json.loads(base64.urlsafe_b64decode(token.partition(".")[0] + "=="))["kid"] == only["kid"]
+    assert AuditEvent.objects.get(action="signing_key.rotated").changes["withdraw"] == [None, True]
+
+
 def test_without_a_key_the_client_is_told_to_come_back(client: WebClient, worker: NewSecret) -> None:
     SigningKey.objects.all().delete()
     answer = ask(client, grant(worker))
@@ -391,3 +405,14 @@ def signer_of(client: WebClient, worker: NewSecret) -> str:
     token = ask(client, grant(worker)).json()["access_token"]
     header = token.split(".")[0]
     return str(json.loads(base64.urlsafe_b64decode(header + "=="))["kid"])
+
+
+def test_a_token_of_a_withdrawn_key_is_refused_at_once(alice: Person) -> None:
+    made = make_credential(alice, scopes=["clusters:read"])
+    token = tokens.issue_token(
+        client_id=made.credential.client_id, client_secret=made.secret, audience="", source_address=""
+    ).access_token
+    assert tokens.verify_api_token(token).principal_id == str(made.credential.pk)
+    SigningKey.objects.update(retires_at=timezone.now() - timedelta(seconds=1))
+    with pytest.raises(InvalidToken):
+        tokens.verify_api_token(token)
