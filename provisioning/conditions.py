@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -73,10 +74,12 @@ def to_json(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
 
 
 def from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Condition, ...]:
-    """The conditions from a row."""
-    return tuple(
-        Condition(**{**row, "type": ConditionType(row["type"]), "status": Truth(row["status"])}) for row in rows
-    )
+    """The conditions from a row; what is none is left out, for the next turn derives all of them anew."""
+    found: list[Condition] = []
+    for row in rows if isinstance(rows, list) else ():
+        with suppress(KeyError, TypeError, ValueError):
+            found.append(Condition(**{**row, "type": ConditionType(row["type"]), "status": Truth(row["status"])}))
+    return tuple(found)
 
 
 def code_of(condition: Condition) -> str:

@@ -90,8 +90,8 @@ class ClusterQuerySet(OrganizationQuerySet["Cluster"]):
         return self.live().exclude(lifecycle=Lifecycle.DELETED)
 
     def due(self) -> ClusterQuerySet:
-        """Those whose time has come and that no turn holds."""
-        return self.filter(due_at__lte=Now()).filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=Now()))
+        """Those whose time has come and that no turn holds; a tombstone's never comes again."""
+        return self.live().filter(due_at__lte=Now()).filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=Now()))
 
     def claim(self, cluster_id: UUID, *, ttl: timedelta) -> bool:
         """Take the reconcile lease of a due cluster; False when it is not due or another turn holds it.

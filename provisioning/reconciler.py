@@ -15,7 +15,7 @@ from provisioning import selectors as read
 from provisioning.conditions import code_of
 from provisioning.errors import EngineKeepsEnding, Fenced, ReleaseUnavailable
 from provisioning.models import Cluster
-from provisioning.planner import Action, PrepareRelease, StartEngine
+from provisioning.planner import Action, CloseCluster, PrepareRelease, StartEngine
 from provisioning.services import TurnOutcome
 from provisioning.spec import ObservedCluster, ReleaseState
 from provisioning.states import Condition
@@ -107,9 +107,18 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         _refuse_hopeless(subject, observed, action)
         executed = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
     except Temporary as error:
-        seconds = max(error.retry_after_seconds, min(MAX_BACKOFF_SECONDS, 2.0**subject.row.failures))
+        seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))
         return TurnOutcome(observed, action, error_code=error.code, error_message=error.message, due_in_seconds=seconds)
     except Permanent as error:
+        if subject.open_operation_id is None:
+            # Nobody asked for anything, so there is nothing that a person could retry: look again by ourselves.
+            return TurnOutcome(
+                observed,
+                action,
+                error_code=error.code,
+                error_message=error.message,
+                due_in_seconds=MAX_BACKOFF_SECONDS,
+            )
         return TurnOutcome(observed, action, error_code=error.code, error_message=error.message, is_permanent=True)
     except Exception:  # the loop's rim: one broken cluster must not stop the others, and must not spin
         logger.exception("turn failed", extra={"cluster_id": subject.row.pk, "turn_id": turn_id})
@@ -117,9 +126,16 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         return TurnOutcome(
             observed, action, error_code="internal", error_message=sentence, due_in_seconds=MAX_BACKOFF_SECONDS
         )
+    if isinstance(action, CloseCluster):
+        return TurnOutcome(observed, action)
     waits_for = observed.waits_for or observed.release_detail
     due = AFTER_ACTION_SECONDS if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)
+
+
+def _backoff_seconds(failures: int) -> float:
+    """Twice as long after each failure. Days of failures have no power of two that a float could hold."""
+    return min(MAX_BACKOFF_SECONDS, 2.0 ** min(failures, 10))
 
 
 def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcome:
@@ -144,7 +160,9 @@ def _stalled(stall: Condition, observed: ObservedCluster, action: Action) -> Tur
 
 def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, action: Action) -> None:
     """Hold an action back that was tried just now and failed."""
-    if isinstance(action, PrepareRelease) and observed.release is ReleaseState.FAILED and subject.has_tried_release:
+    # Without an operation every other turn may try, with the longest back-off in between.
+    has_tried = subject.has_tried_release if subject.open_operation_id else not subject.row.failures
+    if isinstance(action, PrepareRelease) and observed.release is ReleaseState.FAILED and has_tried:
         raise ReleaseUnavailable(observed.release_detail)
     if isinstance(action, StartEngine) and (after := subject.row.start_after) is not None and after > subject.now:
         raise _keeps_ending(subject.row.start_attempts, observed, wait=after - subject.now)

@@ -381,15 +381,27 @@ def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | Non
         error_message=row.error_message,
         attempts=row.attempts,
         steps=steps,
-        can_cancel=can_cancel(kind, state, [step.kind for step in steps if step.state is not StepState.PENDING]),
-        can_retry=state is OperationState.FAILED or (state in OPEN_STATES and bool(row.error_code)),
+        can_cancel=can_cancel(row, [step.kind for step in steps if step.state is not StepState.PENDING]),
+        can_retry=can_retry(row),
     )
 
 
-def can_cancel(kind: OperationKind, state: OperationState, begun: Sequence[StepKind]) -> bool:
+def can_cancel(row: Operation, begun: Sequence[StepKind]) -> bool:
     """Whether an operation can still be called off: something sensible must be left to go back to."""
-    if state not in OPEN_STATES and not (state is OperationState.FAILED and kind is OperationKind.CREATE):
+    state, kind = OperationState(row.state), OperationKind(row.kind)
+    failed_creation = state is OperationState.FAILED and kind is OperationKind.CREATE
+    if not _is_latest(row) or (state not in OPEN_STATES and not failed_creation):
         return False
     if kind is OperationKind.DELETE:
         return StepKind.REMOVE not in begun and StepKind.CLOSE not in begun
     return kind in (OperationKind.CREATE, OperationKind.SUSPEND, OperationKind.RESUME)
+
+
+def can_retry(row: Operation) -> bool:
+    """Whether another try makes sense: it failed, or waits for its next try, and no later change took its place."""
+    state = OperationState(row.state)
+    return _is_latest(row) and (state is OperationState.FAILED or (state in OPEN_STATES and bool(row.error_code)))
+
+
+def _is_latest(row: Operation) -> bool:
+    return row.spec_generation == row.cluster.spec_generation

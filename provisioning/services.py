@@ -111,6 +111,9 @@ def preview(change: Callable[..., Operation], /, **arguments: Any) -> Preview:
         steps = [StepKind(step.kind) for step in operation.steps.all()]
         transaction.set_rollback(True)
     kind = OperationKind(operation.kind)
+    if Operation.objects.filter(pk=operation.pk).exists():
+        # A change that changes nothing answers with an earlier operation, which is not what it would do.
+        return Preview(kind, (), {}, is_reversible=True, interrupts_engine=False, expected_seconds=0.0)
     paces = [verdicts.pace_of(step, ()) for step in steps]
     return Preview(
         kind=kind,
@@ -193,11 +196,10 @@ def cancel_operation(*, actor: Actor, operation_id: UUID) -> Operation:
         NotCancellable: it is over, or past the point from which something sensible is left to go back to.
     """
     operation = _operation_for_update(actor, operation_id)
-    kind = OperationKind(operation.kind)
     begun = [StepKind(step.kind) for step in operation.steps.all() if step.state != StepState.PENDING]
-    is_latest = operation.spec_generation == operation.cluster.spec_generation
-    if not is_latest or not read.can_cancel(kind, OperationState(operation.state), begun):
+    if not read.can_cancel(operation, begun):
         raise NotCancellable("This operation cannot be called off any more: it is over or past its point of return.")
+    kind = OperationKind(operation.kind)
     if kind is OperationKind.CREATE:
         return request_deletion(actor=actor, cluster_id=operation.cluster_id, purge=True)
     opposite = {
@@ -217,9 +219,7 @@ def retry_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     """
     actor.require(Permission.CLUSTERS_WRITE)
     operation = _operation_for_update(actor, operation_id)
-    is_latest = operation.spec_generation == operation.cluster.spec_generation
-    may = operation.state == OperationState.FAILED or (operation.state in OPEN_STATES and operation.error_code)
-    if not is_latest or not may:
+    if not read.can_retry(operation):
         raise NotRetryable("There is nothing to try again: this operation did not fail, or a later change replaced it.")
     _make_due(operation.cluster)
     operation.steps.filter(state__in=(StepState.FAILED, StepState.RUNNING)).update(state=StepState.PENDING, attempts=0)
@@ -316,9 +316,14 @@ def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: Turn
     operation.state = OperationState.RUNNING
     if outcome.is_permanent:
         operation.state, operation.finished_at = OperationState.FAILED, subject.now
-    elif current == len(steps):
+    elif current == len(steps) and _is_through(outcome):
         operation.state, operation.finished_at = OperationState.SUCCEEDED, subject.now
     operation.save()
+
+
+def _is_through(outcome: TurnOutcome) -> bool:
+    """Nothing is left to do: an operation without foreseen steps is not over before that either."""
+    return not outcome.error_code and (outcome.action is None or isinstance(outcome.action, planner.CloseCluster))
 
 
 def _current_position(steps: Sequence[OperationStep], subject: read.TurnSubject, outcome: TurnOutcome) -> int:
@@ -436,6 +441,7 @@ def _update_rule(name: str | None, stage: str | None, is_protected: bool | None)
     def rule(row: Cluster) -> Wish:
         fields: dict[str, Any] = {}
         if name is not None and (cleaned := clean_name(name)) != row.name:
+            lock_organization(row.organization_id)
             _require_free_name(row.organization_id, cleaned)
             fields["name"] = cleaned
         if stage is not None and _stage(stage) != row.stage:
@@ -490,8 +496,15 @@ def _restore_rule(row: Cluster) -> Wish:
     lock_organization(row.organization_id)
     _require_place(row)
     _require_free_name(row.organization_id, row.name)
-    fields = {"lifecycle": Lifecycle.RUNNING.value, "delete_after": None, "start_attempts": 0, "start_after": None}
-    return Wish(OperationKind.RESTORE, fields, _changes(row, fields), _foresee(row, Lifecycle.RUNNING))
+    before = _lifecycle_before_deletion(row)
+    fields = {"lifecycle": before.value, "delete_after": None, "start_attempts": 0, "start_after": None}
+    return Wish(OperationKind.RESTORE, fields, _changes(row, fields), _foresee(row, before))
+
+
+def _lifecycle_before_deletion(row: Cluster) -> Lifecycle:
+    """What the deletion replaced: a suspended cluster comes back suspended."""
+    deletion = Operation.objects.filter(cluster=row, kind=OperationKind.DELETE).latest("created_at")
+    return Lifecycle(deletion.changes["lifecycle"][0])
 
 
 def _foresee(row: Cluster, lifecycle: Lifecycle) -> tuple[StepKind, ...]:
@@ -541,7 +554,7 @@ def _accept(
 
 
 def _locked(actor: Actor, cluster_id: UUID, expected_generation: int | None) -> Cluster:
-    rows = Cluster.objects.for_organization(actor.organization).live().select_for_update(of=("self",))
+    rows = Cluster.objects.for_organization(actor.organization).live().select_for_update(of=("self",), no_key=True)
     related = rows.select_related("audience", "region", "plan_type", "release", "channel").annotate(now=Now())
     row = related.filter(pk=cluster_id).first()
     if row is None:
@@ -557,8 +570,16 @@ def _locked(actor: Actor, cluster_id: UUID, expected_generation: int | None) -> 
 
 def _record(actor: Actor, row: Cluster, kind: OperationKind, steps: Sequence[StepKind], changes: Changes) -> Operation:
     """Write the operation that stands for an accepted change, its audit entry, and ring."""
-    _supersede(row, by=kind)
+    # An update asks nothing of the region: it is over at once, and what is under way goes on.
+    over: dict[str, Any] = {}
+    if kind is OperationKind.UPDATE:
+        over = {"state": OperationState.SUCCEEDED.value, "started_at": Now(), "finished_at": Now()}
+        ongoing = Operation.objects.filter(cluster=row, spec_generation=row.spec_generation - 1)
+        ongoing.filter(state__in=(*OPEN_STATES, OperationState.FAILED)).update(spec_generation=row.spec_generation)
+    else:
+        _supersede(row, by=kind)
     operation = Operation.objects.create(
+        **over,
         organization_id=row.organization_id,
         cluster=row,
         kind=kind.value,
@@ -589,15 +610,17 @@ def _supersede(row: Cluster, *, by: OperationKind) -> None:
 
 def _make_due(row: Cluster) -> None:
     """Forget a stall and former failures, and let the next turn come at once."""
-    row.conditions = [condition for condition in row.conditions if condition["type"] != ConditionType.STALLED]
+    kept = [condition for condition in from_json(row.conditions) if condition.type is not ConditionType.STALLED]
+    row.conditions = to_json(kept)
     row.failures = 0
     Cluster.objects.filter(pk=row.pk).update(conditions=row.conditions, failures=0, due_at=Now(), start_after=None)
 
 
 def _operation_for_update(actor: Actor, operation_id: UUID) -> Operation:
+    """The operation with its cluster, both locked: the cluster first, as every change and every turn does."""
     actor.require(Permission.CLUSTERS_WRITE)
-    rows = Operation.objects.for_organization(actor.organization).select_for_update(of=("self",))
-    operation = rows.select_related("cluster__audience").filter(pk=operation_id).first()
-    if operation is None:
+    rows = Operation.objects.for_organization(actor.organization).filter(pk=operation_id)
+    clusters = Cluster.objects.for_organization(actor.organization).filter(pk__in=rows.values("cluster_id"))
+    if not clusters.select_for_update(no_key=True).values_list("pk", flat=True):
         raise NotFound("There is no such operation in this organization.")
-    return operation
+    return rows.select_for_update(of=("self",), no_key=True).select_related("cluster__audience").get()

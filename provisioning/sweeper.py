@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 from uuid import UUID
 
+from django.db import DatabaseError
 from kombu.exceptions import OperationalError
 
 from provisioning import executor, reconciler, wakeups
@@ -37,12 +38,20 @@ class Sweeper:
         due = read.due_clusters(BATCH)
         self._rung = {pk: at for pk, at in self._rung.items() if now - at < RING_AGAIN_SECONDS}
         for cluster_id, overdue_seconds in due:
-            if overdue_seconds > TAKE_OVER_SECONDS:
-                reconciler.reconcile(cluster_id)
-            elif cluster_id not in self._rung:
-                self._rung[cluster_id] = now
-                self._ring_or_take(cluster_id)
+            try:
+                self._attend(cluster_id, overdue_seconds, now)
+            except DatabaseError:
+                raise
+            except Exception:  # one broken cluster must not hold up the others of this tick
+                logger.exception("a turn broke off", extra={"cluster_id": cluster_id})
         return len(due)
+
+    def _attend(self, cluster_id: UUID, overdue_seconds: float, now: float) -> None:
+        if overdue_seconds > TAKE_OVER_SECONDS:
+            reconciler.reconcile(cluster_id)
+        elif cluster_id not in self._rung:
+            self._rung[cluster_id] = now
+            self._ring_or_take(cluster_id)
 
     @staticmethod
     def _ring_or_take(cluster_id: UUID) -> None:

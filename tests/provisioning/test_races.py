@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from django.db import connection
@@ -14,6 +15,7 @@ from billing.plans import FREE
 from common.errors import ControlPlaneError
 from provisioning import services
 from provisioning.models import Cluster
+from provisioning.states import OPEN_STATES
 from tests.factories import Person, make_person
 from tests.provisioning.conftest import ask
 
@@ -81,3 +83,31 @@ def test_one_of_many_changes_to_the_same_generation_wins(committed: Person) -> N
     results = race([rename(number) for number in range(8)])
     assert sum(result is None for result in results) == 1
     assert {result.code for result in results if result} == {"stale_generation"}
+
+
+def test_calling_off_while_changing_never_deadlocks(committed: Person) -> None:
+    actor = committed.actor
+    cluster = services.create_cluster(actor=actor, request=ask(region="local")).cluster
+    for _ in range(10):
+        latest = services.suspend_cluster(actor=actor, cluster_id=cluster.pk)
+        calls = [services.resume_cluster, services.suspend_cluster, services.revoke_access]
+        changes = [partial(call, actor=actor, cluster_id=cluster.pk) for call in calls]
+        endings = [services.cancel_operation, services.retry_operation]
+        race([*changes, *(partial(call, actor=actor, operation_id=latest.pk) for call in endings * 2)])
+        services.resume_cluster(actor=actor, cluster_id=cluster.pk)
+    assert cluster.operations.filter(state__in=OPEN_STATES).count() <= 1
+
+
+def test_two_clusters_renamed_alike_at_once(committed: Person) -> None:
+    made = [services.create_cluster(actor=committed.actor, request=ask(region="local", name=n)) for n in ("a", "b")]
+    for number in range(5):
+        results = race(
+            [
+                partial(
+                    services.update_cluster, actor=committed.actor, cluster_id=one.cluster_id, name=f"same {number}"
+                )
+                for one in made
+            ]
+        )
+        assert {result.code for result in results if result} == {"invalid_spec"}
+        assert results.count(None) == 1

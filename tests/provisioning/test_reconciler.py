@@ -13,7 +13,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from provisioning import reconciler, selectors, services
-from provisioning.errors import Fenced, NoCapacity, RegionUnreachable
+from provisioning.errors import Fenced, JavaMissing, NoCapacity, RegionUnreachable
 from provisioning.models import Cluster, Operation
 from provisioning.spec import ReleaseState
 from provisioning.states import ConditionType, OperationKind, OperationState, Phase, StepState
@@ -169,6 +169,17 @@ def test_a_temporary_failure_is_shown_and_tried_again(
     assert region.starts == 1
 
 
+def test_days_of_failures_are_one_more_failure(cluster: Cluster, region: PretendRegion) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(failures=2000)
+    region.faults["observe"] = [RegionUnreachable("The region does not answer.")]
+    assert reconciler.turn(cluster.pk) is False
+    row = Cluster.objects.get(pk=cluster.pk)
+    assert row.failures == 2001
+    assert row.due_at is not None
+    assert row.seen_at is not None
+    assert (row.due_at - row.seen_at).total_seconds() == pytest.approx(reconciler.MAX_BACKOFF_SECONDS, abs=1)
+
+
 @pytest.mark.parametrize("verb", ["prepare", "start"])
 def test_an_answer_lost_on_its_way_does_nothing_twice(cluster: Cluster, region: PretendRegion, verb: str) -> None:
     region.after[verb] = [RegionUnreachable("The region does not answer.")]
@@ -210,6 +221,18 @@ def test_a_damaged_archive_stalls_until_somebody_retries(
     assert latest(cluster, alice).state is OperationState.SUCCEEDED
 
 
+def test_a_failure_that_a_later_change_replaced_offers_nothing_more(
+    alice: Person, cluster: Cluster, region: PretendRegion
+) -> None:
+    region.faults["prepare"] = [JavaMissing("There is no Java.")]
+    reconciler.turn(cluster.pk)
+    failed = latest(cluster, alice)
+    assert (failed.can_retry, failed.can_cancel) == (True, True)
+    services.request_deletion(actor=alice.actor, cluster_id=cluster.pk, purge=True)
+    replaced = selectors.operation(alice.actor, failed.id)
+    assert (replaced.can_retry, replaced.can_cancel) == (False, False)
+
+
 def test_a_dead_engine_is_started_again(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
     region.kill(healthy.pk)
     make_due(healthy)
@@ -218,6 +241,33 @@ def test_a_dead_engine_is_started_again(alice: Person, healthy: Cluster, region:
     make_due(healthy)
     reconciler.turn(healthy.pk)
     assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+
+
+def test_a_dead_engine_comes_back_by_itself_when_its_cause_is_mended(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    region.kill(healthy.pk)
+    region.faults["start"] = [JavaMissing("There is no Java.")]
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert Cluster.objects.get(pk=healthy.pk).due_at is not None
+    for _ in range(2):
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+
+
+def test_a_release_that_cannot_be_had_is_not_fetched_in_a_hot_loop(healthy: Cluster, region: PretendRegion) -> None:
+    region.kill(healthy.pk)
+    region.calls.clear()
+    for _ in range(10):
+        region.release, region.release_detail = ReleaseState.FAILED, "The archive is damaged."
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+    row = Cluster.objects.get(pk=healthy.pk)
+    assert len(region.calls) == 5, "only every other turn tries, and those are minutes apart"
+    assert row.due_at is not None
+    assert row.seen_at is not None
 
 
 def test_an_engine_that_keeps_ending_is_started_ever_more_slowly(
@@ -267,6 +317,45 @@ def test_changes_of_a_healthy_cluster(
     assert {step.state for step in operation.steps} == {StepState.DONE}
 
 
+def test_an_operation_without_steps_is_not_over_before_nothing_is_left_to_do(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    region.slow = True
+    services.revoke_access(actor=alice.actor, cluster_id=healthy.pk)
+    reconciler.turn(healthy.pk)
+    operation = services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    faults: list[list[Exception]] = [[], [RegionUnreachable("The region does not answer.")]]
+    for fault in faults:
+        region.faults["observe"] = fault
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+        operation.refresh_from_db()
+        assert region.clusters[healthy.pk].running
+        assert operation.state == OperationState.RUNNING
+    region.finish()
+    turn_until_rest(healthy)
+    operation.refresh_from_db()
+    assert operation.state == OperationState.SUCCEEDED
+
+
+def test_a_rename_does_not_end_what_is_under_way(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    creation = Operation.objects.get(cluster=cluster)
+    renaming = services.update_cluster(actor=alice.actor, cluster_id=cluster.pk, name="other")
+    assert renaming.state == OperationState.SUCCEEDED
+    for _ in range(3):
+        region.release, region.release_detail = ReleaseState.FAILED, "The archive is damaged."
+        make_due(cluster)
+        reconciler.turn(cluster.pk)
+    assert selectors.operation(alice.actor, creation.pk).can_retry
+    services.retry_operation(actor=alice.actor, operation_id=creation.pk)
+    region.release = ReleaseState.ABSENT
+    for _ in range(5):
+        make_due(cluster)
+        reconciler.turn(cluster.pk)
+    creation.refresh_from_db()
+    assert creation.state == OperationState.SUCCEEDED
+
+
 def test_suspend_and_resume_keep_the_cluster(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
     services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
     turn_until_rest(healthy)
@@ -295,6 +384,7 @@ def test_deletion_rests_in_its_undo_window_and_then_removes_everything(
     assert healthy.pk not in region.clusters
     row = Cluster.objects.get(pk=healthy.pk)
     assert row.deleted_at is not None
+    assert row.due_at is None, "a tombstone was to be looked at again"
     assert row.audience.closed_at is not None
     assert Operation.objects.filter(cluster=row, kind=OperationKind.DELETE).get().state == OperationState.SUCCEEDED
 
@@ -306,6 +396,17 @@ def test_a_deletion_can_be_undone_inside_its_window(alice: Person, healthy: Clus
     turn_until_rest(healthy)
     assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
     assert "delete" not in region.verbs()
+
+
+def test_a_suspended_cluster_is_restored_as_suspended(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy, most=3)
+    services.restore_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.SUSPENDED
+    assert "start" not in region.verbs()[2:]
 
 
 def test_delete_while_creating_leaves_nothing(alice: Person, cluster: Cluster, region: PretendRegion) -> None:

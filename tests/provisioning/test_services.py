@@ -247,3 +247,10 @@ def test_another_organizations_operation_is_not_there(charlie: Person, cluster: 
             change(actor=charlie.actor, operation_id=operation.pk)
     with pytest.raises(NotFound):
         selectors.operation(charlie.actor, operation.pk)
+
+
+def test_the_preview_of_what_is_so_already_is_empty(alice: Person, cluster: Cluster) -> None:
+    services.suspend_cluster(actor=alice.actor, cluster_id=cluster.pk)
+    preview = services.preview(services.suspend_cluster, actor=alice.actor, cluster_id=cluster.pk)
+    assert (list(preview.steps), dict(preview.changes)) == ([], {})
+    assert not preview.interrupts_engine

@@ -36,6 +36,35 @@ def test_what_nobody_took_up_is_taken_by_the_clock_itself(cluster: Cluster, regi
     assert region.verbs()[:1] == ["prepare"]
 
 
+@pytest.mark.parametrize("junk", [[{"x": 1}], {"a": 1}, [1, 2], [{"type": "nonsense", "status": "True"}]])
+def test_a_row_of_nonsense_is_mended_and_holds_up_nobody(
+    alice: Person, bob: Person, cluster: Cluster, region: PretendRegion, junk: object
+) -> None:
+    other = services.create_cluster(actor=bob.actor, request=ask(name="other")).cluster
+    Cluster.objects.filter(pk=cluster.pk).update(conditions=junk)
+    overdue(cluster, sweeper.TAKE_OVER_SECONDS + 9)
+    overdue(other, sweeper.TAKE_OVER_SECONDS + 1)
+    sweeper.Sweeper().sweep(now=0.0)
+    seen = Cluster.objects.get(pk=cluster.pk)
+    assert seen.lease_expires_at is None
+    assert isinstance(seen.conditions, list)
+    assert Cluster.objects.get(pk=other.pk).seen_at is not None
+    Cluster.objects.filter(pk=cluster.pk).update(conditions=junk)
+    services.request_deletion(actor=alice.actor, cluster_id=cluster.pk, purge=True)
+
+
+def test_a_turn_that_breaks_off_does_not_end_the_tick(
+    alice: Person, bob: Person, cluster: Cluster, region: PretendRegion
+) -> None:
+    other = services.create_cluster(actor=bob.actor, request=ask(name="other")).cluster
+    Cluster.objects.filter(pk=cluster.pk).update(lifecycle="unheard of")
+    overdue(cluster, sweeper.TAKE_OVER_SECONDS + 9)
+    overdue(other, sweeper.TAKE_OVER_SECONDS + 1)
+    sweeper.Sweeper().sweep(now=0.0)
+    assert Cluster.objects.get(pk=cluster.pk).seen_at is None
+    assert Cluster.objects.get(pk=other.pk).seen_at is not None
+
+
 def test_a_tick_with_nothing_due_costs_one_statement(cluster: Cluster) -> None:
     Cluster.objects.update(due_at=None)
     with CaptureQueriesContext(connection) as queries:
