@@ -37,6 +37,9 @@ jit = off
 timezone = 'UTC'
 log_timezone = 'UTC'
 log_checkpoints = off
+# A refused statement holds what was to be written, such as the hash of a password; the web process logs the refusal.
+log_min_error_statement = panic
+log_error_verbosity = terse
 """
 
 # A throwaway database may forget everything when the machine stops: no waiting for the disk.
