@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar, overload
+from urllib.parse import urlsplit
 
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 PREFIX = "FLOWPLANE_"
@@ -68,6 +70,23 @@ class Environment:
             name, default, parse, "a range of ports such as 26500-26999", lambda r: 1024 <= r.start < r.stop <= 65536
         )
 
+    def web_address(self, name: str) -> str:
+        """An http or https address, without a slash at its end."""
+        wanted = "an address such as https://flowplane.example"
+        return self._parsed(name, None, str, wanted, _is_web_address).rstrip("/")
+
+    def fernet_keys(self, name: str) -> tuple[str, ...]:
+        """One Fernet key or several, separated by commas. A refusal does not repeat them."""
+        keys = tuple(key.strip() for key in self.text(name).split(","))
+        try:
+            for key in keys:
+                Fernet(key)
+        except ValueError:
+            raise ImproperlyConfigured(
+                f"{PREFIX}{name} must be Fernet keys, separated by commas: 32 random bytes each, as URL-safe base64."
+            ) from None
+        return keys
+
     def refuse_unknown(self) -> None:
         """Stop when a FLOWPLANE_ variable is set that nobody asked for: it is most likely misspelt."""
         if unknown := sorted(self._given.keys() - self._known):
@@ -91,6 +110,13 @@ class Environment:
         except ValueError:
             pass
         raise ImproperlyConfigured(f"{PREFIX}{name} is “{text}”, but must be {wanted}.")
+
+
+def _is_web_address(text: str) -> bool:
+    parts = urlsplit(text)
+    has_port = parts.port is None or parts.port > 0  # raises ValueError on what is no port
+    is_bare = not parts.query and not parts.fragment and not parts.username
+    return text.startswith(("http://", "https://")) and bool(parts.hostname) and has_port and is_bare
 
 
 def _read(variable: str, path: Path) -> str:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import lru_cache
 from ipaddress import ip_address
+from threading import Event
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
@@ -35,6 +35,9 @@ MAX_OVERDUE_TURN_SECONDS = 120.0
 
 # A mail is tried again after a minute at first; five minutes without any being sent means that none goes out.
 MAX_UNSENT_MAIL_SECONDS = 300.0
+
+# Set for good once this process has seen every migration applied: they stay so, and the plan costs many statements.
+_all_applied = Event()
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,18 +97,13 @@ def _check_migrations() -> Check:
 
 def _pending_migrations() -> int:
     """How many migrations this code brings that the database lacks; applied ones stay so and are asked for once."""
-    if _all_applied.cache_info().currsize:
+    if _all_applied.is_set():
         return 0
     executor = MigrationExecutor(connection)
     pending = len(executor.migration_plan(executor.loader.graph.leaf_nodes()))
     if not pending:
-        _all_applied()
+        _all_applied.set()
     return pending
-
-
-@lru_cache(maxsize=1)
-def _all_applied() -> bool:
-    return True
 
 
 def _check_turns() -> Check:

@@ -16,19 +16,18 @@ from provisioning.verdicts import Verdict
 from tenants.actor import PrincipalKind
 from tenants.roles import Role
 
-BASE_DIR = Path(__file__).resolve().parent.parent
 env = Environment(os.environ)
 
 # --- Secrets ---------------------------------------------------------------------------------------------------------
 SECRET_KEY = env.text("SECRET_KEY")
 # Fernet keys that seal token-signing keys at rest; the first one seals, all of them open.
-MASTER_KEYS = tuple(env.text("MASTER_KEYS").split(","))
+MASTER_KEYS = env.fernet_keys("MASTER_KEYS")
 # Key of the HMAC under which credential secrets are kept.
 CREDENTIAL_PEPPER = env.text("CREDENTIAL_PEPPER")
 
 # --- Where we are reached --------------------------------------------------------------------------------------------
-PUBLIC_URL = env.text("PUBLIC_URL").rstrip("/")
-API_URL = env.text("API_URL").rstrip("/")
+PUBLIC_URL = env.web_address("PUBLIC_URL")
+API_URL = env.web_address("API_URL")
 TOKEN_URL = f"{API_URL}/oauth/token"
 API_AUDIENCE = API_URL
 _is_https = PUBLIC_URL.startswith("https://")
@@ -75,7 +74,7 @@ CELERY_TASK_IGNORE_RESULT = True
 CELERY_TASK_SERIALIZER = "json"
 CELERY_ACCEPT_CONTENT = ["json"]
 CELERY_BROKER_CONNECTION_RETRY_ON_STARTUP = True
-CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 1, "socket_timeout": 5, "max_retries": 0}
+CELERY_BROKER_TRANSPORT_OPTIONS = {"socket_connect_timeout": 1, "socket_timeout": 2, "max_retries": 0}
 CELERY_WORKER_PREFETCH_MULTIPLIER = 1
 CELERY_WORKER_HIJACK_ROOT_LOGGER = False
 CELERY_TASK_DEFAULT_QUEUE = "flowplane"
@@ -257,6 +256,5 @@ USE_TZ = True
 TIME_ZONE = "UTC"
 LANGUAGE_CODE = "en"
 USE_I18N = False
-TEST_RUNNER = "django.test.runner.DiscoverRunner"
 
 env.refuse_unknown()

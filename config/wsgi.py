@@ -1,11 +1,17 @@
 """The web process's application."""
 
+from __future__ import annotations
+
 import os
-from typing import Any
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
 
 import django
 from django.core.handlers.wsgi import WSGIHandler, WSGIRequest
 from django.utils.http import parse_header_parameters
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 
 class Utf8Request(WSGIRequest):
@@ -20,9 +26,23 @@ class Utf8Request(WSGIRequest):
 
 
 class Application(WSGIHandler):
-    """Django's, with our kind of request."""
+    """Django's, with our kind of request, and with a first chunk always.
+
+    Hypercorn sends the status with the first chunk: an answer without any (a static file's 304) becomes a 500.
+    """
 
     request_class = Utf8Request
+
+    def __call__(  # type: ignore[override]
+        self, environ: WSGIEnvironment, start_response: StartResponse
+    ) -> Iterator[bytes]:
+        """Answer one request."""
+        answer = super().__call__(environ, start_response)
+        try:
+            yield b""
+            yield from answer
+        finally:
+            answer.close()
 
 
 os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")

@@ -129,9 +129,9 @@ def prepare(home: Home) -> None:
         require_passage(folder.parent, home.account, variable=variable)
         folder.chmod(0o755)
     write_whole(home.root / MARKER, MARKER_TEXT)
-    for folder in (home.authority, home.region, home.logs):
+    for folder in (home.authority, home.region):
         _make(folder, 0o755)
-    for folder in (home.secrets, home.mailbox, home.run):
+    for folder in (home.secrets, home.mailbox, home.logs, home.run):
         _make(folder, 0o700)
     for folder in (home.postgres, home.redis):
         _make(folder, 0o700, home.account)

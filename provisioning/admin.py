@@ -131,6 +131,7 @@ class ClusterAdmin(OperatorAdmin):
             conditions.from_json(row.conditions),
             lifecycle=Lifecycle(row.lifecycle),
             was_healthy=row.was_healthy,
+            is_seen=row.observed_generation >= row.spec_generation,
             operation=OperationKind(kind) if kind else None,
             is_gone=row.deleted_at is not None,
             undo_window_open=row.delete_after is not None and row.delete_after > row.now,  # type: ignore[attr-defined]
@@ -239,7 +240,7 @@ class CatalogueAdmin(OperatorAdmin):
 class RegionAdmin(CatalogueAdmin):
     """Places for clusters."""
 
-    list_display = ("name", "slug", "backend", "domain", "max_clusters", "is_open")
+    list_display = ("name", "slug", "backend", "domain", "is_open")
     list_filter = ("is_open", "backend")
     fixed = ("slug", "backend", "domain")
 

@@ -67,12 +67,6 @@ class RegionUnreachable(Temporary):
     code = "region_unreachable"
 
 
-class EngineUnreachable(Temporary):
-    """The engine does not answer its management port."""
-
-    code = "engine_unreachable"
-
-
 class NoCapacity(Temporary):
     """Memory, disk or ports are missing in the region; nothing was started. `resource` in the details says which."""
 

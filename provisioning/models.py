@@ -26,7 +26,6 @@ class Region(models.Model):
     name = models.CharField(max_length=50)
     backend = models.CharField(max_length=16, choices=[("local", "local process")])
     domain = models.CharField(max_length=100, help_text="Engines are reached at <cluster id>.<domain>.")
-    max_clusters = models.PositiveIntegerField(default=4000)
     is_open = models.BooleanField(default=True, help_text="Whether new clusters may be placed here.")
 
     def __str__(self) -> str:

@@ -8,11 +8,8 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import assert_never
 
-from provisioning.spec import DesiredCluster, Lifecycle, ObservedCluster, ReleaseState
+from provisioning.spec import STOP_GRACE_SECONDS, DesiredCluster, Lifecycle, ObservedCluster, ReleaseState
 from provisioning.states import StepKind
-
-# Zeebe flushes and closes its log in 1.4 to 4.6 s when it is asked to stop; past this it is ended by force.
-STOP_GRACE_SECONDS = 30.0
 
 
 @dataclass(frozen=True, slots=True)

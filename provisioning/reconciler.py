@@ -33,6 +33,9 @@ WAITING_SECONDS = 1.0
 # A converged cluster is looked at this often even if no change was ever reported (a watch may miss some).
 RESYNC_SECONDS = 300.0
 
+# The same for a running engine that no watch looks after: its end must be noticed within half a minute all the same.
+UNWATCHED_SECONDS = 20.0
+
 MAX_BACKOFF_SECONDS = 300.0
 
 
@@ -140,7 +143,9 @@ def _backoff_seconds(failures: int) -> float:
 
 def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcome:
     """All is as it is wished."""
-    seconds = RESYNC_SECONDS * random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
+    is_unwatched = observed.running and not observed.age_seconds
+    seconds = UNWATCHED_SECONDS if is_unwatched else RESYNC_SECONDS
+    seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
     if not subject.is_in_undo_window:
         return TurnOutcome(observed, None, due_in_seconds=seconds)
     until = subject.row.delete_after

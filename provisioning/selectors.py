@@ -101,7 +101,6 @@ class ClusterView:
     phase: Phase
     conditions: Sequence[Condition]
     current_operation_id: UUID | None
-    current_operation_kind: OperationKind | None
 
     @property
     def is_available(self) -> bool:
@@ -131,11 +130,9 @@ class TurnSubject:
 
     @property
     def stall(self) -> Condition | None:
-        """The permanent failure of this very wish that waits for a person, if there is one."""
-        for condition in conditions.from_json(self.row.conditions):
-            if condition.type is ConditionType.STALLED and condition.status is Truth.TRUE:
-                return condition if condition.observed_generation == self.row.spec_generation else None
-        return None
+        """The permanent failure that waits for a person, if there is one; a new wish or a retry takes it away."""
+        facts = conditions.from_json(self.row.conditions)
+        return next((c for c in facts if c.type is ConditionType.STALLED and c.status is Truth.TRUE), None)
 
 
 def catalogue() -> Offer:
@@ -175,10 +172,10 @@ def cluster(actor: Actor, cluster_id: UUID) -> ClusterView:
 def operations_of(actor: Actor, page: Page, cluster_id: UUID | None = None) -> Slice[OperationView]:
     """The organization's operations, or one cluster's, newest first. Three queries."""
     actor.require(Permission.CLUSTERS_READ)
-    rows = Operation.objects.for_organization(actor.organization).select_related("cluster")
+    rows = _with_steps(Operation.objects.for_organization(actor.organization))
     if cluster_id is not None:
         rows = rows.filter(cluster_id=cluster_id)
-    found = slice_newest_first(rows.annotate(now=Now()).prefetch_related("steps"), page)
+    found = slice_newest_first(rows, page)
     paces = _paces(actor.organization, found.items)
     return Slice([_operation_view(row, paces) for row in found.items], found.next_cursor)
 
@@ -190,14 +187,7 @@ def operation(actor: Actor, operation_id: UUID) -> OperationView:
         NotFound: no such operation in the actor's organization.
     """
     actor.require(Permission.CLUSTERS_READ)
-    row = (
-        Operation.objects.for_organization(actor.organization)
-        .select_related("cluster")
-        .annotate(now=Now())
-        .prefetch_related("steps")
-        .filter(pk=operation_id)
-        .first()
-    )
+    row = _with_steps(Operation.objects.for_organization(actor.organization)).filter(pk=operation_id).first()
     if row is None:
         raise NotFound("There is no such operation in this organization.")
     return _operation_view(row, _paces(actor.organization, [row]))
@@ -297,6 +287,17 @@ def _with_operation(rows: QuerySet[Cluster]) -> QuerySet[Cluster]:
     )
 
 
+def _with_steps(rows: QuerySet[Operation]) -> QuerySet[Operation]:
+    others = Cluster.objects.live().filter(
+        organization=OuterRef("organization"), region=OuterRef("cluster__region"), lifecycle=Lifecycle.RUNNING
+    )
+    return (
+        rows.select_related("cluster")
+        .annotate(now=Now(), can_free_capacity=Exists(others.exclude(pk=OuterRef("cluster"))))
+        .prefetch_related("steps")
+    )
+
+
 def _cluster_view(row: Cluster) -> ClusterView:
     facts = conditions.from_json(row.conditions)
     kind: str | None = row.open_operation_kind  # type: ignore[attr-defined]
@@ -306,10 +307,11 @@ def _cluster_view(row: Cluster) -> ClusterView:
         lifecycle=Lifecycle(row.lifecycle),
         was_healthy=row.was_healthy,
         operation=OperationKind(kind) if kind else None,
+        is_seen=row.observed_generation >= row.spec_generation,
         undo_window_open=row.delete_after is not None and row.delete_after > now,
     )
     operation_id: UUID | None = row.open_operation_id  # type: ignore[attr-defined]
-    return ClusterView(row, phase, facts, operation_id, OperationKind(kind) if kind else None)
+    return ClusterView(row, phase, facts, operation_id)
 
 
 def _paces(organization_id: UUID, operations: Iterable[Operation]) -> Mapping[StepKind, verdicts.Pace | None]:
@@ -342,7 +344,8 @@ def _step_view(step: OperationStep, now: datetime) -> StepView:
 
 
 def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | None]) -> OperationView:
-    now: datetime = row.now  # type: ignore[attr-defined]
+    found: Any = row  # the annotations are invisible to the type checker
+    now: datetime = found.now
     steps = [_step_view(step, now) for step in row.steps.all()]
     state, kind = OperationState(row.state), OperationKind(row.kind)
     current = next((step for step in steps if step.state in (StepState.RUNNING, StepState.FAILED)), None)
@@ -361,6 +364,7 @@ def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | Non
             pace=pace,
             error_code=row.error_code,
             attempts=current.attempts if current else 0,
+            can_free_capacity=found.can_free_capacity,
         ),
         percent=100
         if state is OperationState.SUCCEEDED

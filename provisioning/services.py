@@ -257,12 +257,19 @@ def record_turn(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
 
 def _write_sight(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
     fields = _sight_fields(subject, outcome)
+    held = Cluster.objects.filter(pk=subject.row.pk, lease_epoch=subject.row.lease_epoch)
+    if not held.update(due_at=_next_due(outcome), lease_expires_at=None, seen_at=Now(), **fields):
+        raise Fenced("Another turn took over.")
+
+
+def _next_due(outcome: TurnOutcome) -> Case | None:
+    """When the next turn should be. A tombstone has none, not even when it was woken while it became one."""
+    if isinstance(outcome.action, planner.CloseCluster):
+        return None
     # A wake-up during the turn has set an earlier due time than the claim did: it must not be lost.
     woken = When(due_at__lt=F("lease_expires_at"), then=F("due_at"))
     next_due = None if outcome.due_in_seconds is None else Now() + timedelta(seconds=outcome.due_in_seconds)
-    held = Cluster.objects.filter(pk=subject.row.pk, lease_epoch=subject.row.lease_epoch)
-    if not held.update(due_at=Case(woken, default=next_due), lease_expires_at=None, seen_at=Now(), **fields):
-        raise Fenced("Another turn took over.")
+    return Case(woken, default=next_due)
 
 
 def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, Any]:
@@ -306,10 +313,10 @@ def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: Turn
     operation = Operation.objects.select_for_update().get(pk=operation_id)
     if operation.state not in OPEN_STATES or operation.spec_generation != subject.row.spec_generation:
         return
-    steps = list(operation.steps.order_by("position"))
+    steps = _steps_of(operation, outcome)
     current = _current_position(steps, subject, outcome)
-    for step in steps:
-        _move_step(step, current, outcome, subject.now)
+    for index, step in enumerate(steps):
+        _move_step(step, index - current, outcome, subject.now)
     OperationStep.objects.bulk_update(steps, ["state", "waits_for", "started_at", "finished_at", "attempts"])
     operation.started_at = operation.started_at or subject.now
     operation.error_code, operation.error_message = outcome.error_code, outcome.error_message
@@ -319,6 +326,18 @@ def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: Turn
     elif current == len(steps) and _is_through(outcome):
         operation.state, operation.finished_at = OperationState.SUCCEEDED, subject.now
     operation.save()
+
+
+def _steps_of(operation: Operation, outcome: TurnOutcome) -> list[OperationStep]:
+    """The foreseen steps, with one before them when a release that was there before has to be made ready again."""
+    steps = list(operation.steps.order_by("position"))
+    kind = StepKind.PREPARE_RELEASE
+    if outcome.action is None or outcome.action.step is not kind or any(step.kind == kind for step in steps):
+        return steps
+    first = OperationStep.objects.create(
+        organization_id=operation.organization_id, operation=operation, position=0, kind=kind.value
+    )
+    return [first, *steps]
 
 
 def _is_through(outcome: TurnOutcome) -> bool:
@@ -340,16 +359,17 @@ def _current_position(steps: Sequence[OperationStep], subject: read.TurnSubject,
     return position + 1 if outcome.executed and kind is StepKind.START_ENGINE else position
 
 
-def _move_step(step: OperationStep, current: int, outcome: TurnOutcome, now: datetime) -> None:
+def _move_step(step: OperationStep, ahead: int, outcome: TurnOutcome, now: datetime) -> None:
+    """Bring one step up to date; it lies `ahead` steps after the current one."""
     acted = outcome.executed and outcome.action is not None and step.kind == outcome.action.step
     step.attempts += 1 if acted else 0
-    if step.position < current:
+    if ahead < 0:
         if step.state not in (StepState.DONE, StepState.SKIPPED) or acted:
             step.started_at = step.started_at or (now if acted else None)
             step.state = StepState.DONE if step.started_at else StepState.SKIPPED
             step.finished_at, step.waits_for = now, ""
         return
-    if step.position > current:
+    if ahead > 0:
         step.state, step.started_at, step.finished_at, step.waits_for = StepState.PENDING, None, None, ""
         return
     step.state = StepState.FAILED if outcome.is_permanent else StepState.RUNNING
@@ -548,7 +568,11 @@ def _accept(
     for name, value in wish.fields.items():
         setattr(row, name, value)
     row.spec_generation += 1
-    _make_due(row)
+    if wish.kind is OperationKind.UPDATE:
+        # It asks nothing of the region, so it neither ends a stall nor disturbs a turn.
+        Cluster.objects.filter(pk=row.pk).update(due_at=Now())
+    else:
+        _make_due(row)
     row.save(update_fields=[*wish.fields, "spec_generation"])
     return _record(actor, row, wish.kind, wish.steps, wish.changes)
 
@@ -590,7 +614,8 @@ def _record(actor: Actor, row: Cluster, kind: OperationKind, steps: Sequence[Ste
     )
     OperationStep.objects.bulk_create(
         OperationStep(organization_id=row.organization_id, operation=operation, position=position, kind=step.value)
-        for position, step in enumerate(steps)
+        # Position 0 is kept free, see `_steps_of`.
+        for position, step in enumerate(steps, start=1)
     )
     audit.record(actor, action=f"cluster.{kind.value}_requested", target=row, changes=changes)
     wakeups.ring(row.pk)
@@ -609,11 +634,21 @@ def _supersede(row: Cluster, *, by: OperationKind) -> None:
 
 
 def _make_due(row: Cluster) -> None:
-    """Forget a stall and former failures, and let the next turn come at once."""
+    """Forget a stall and former failures, and let the next turn come at once.
+
+    A turn that is under way decides on the former wish and would write its stall back: it is fenced off.
+    """
     kept = [condition for condition in from_json(row.conditions) if condition.type is not ConditionType.STALLED]
     row.conditions = to_json(kept)
     row.failures = 0
-    Cluster.objects.filter(pk=row.pk).update(conditions=row.conditions, failures=0, due_at=Now(), start_after=None)
+    Cluster.objects.filter(pk=row.pk).update(
+        conditions=row.conditions,
+        failures=0,
+        start_after=None,
+        due_at=Now(),
+        lease_epoch=F("lease_epoch") + 1,
+        lease_expires_at=None,
+    )
 
 
 def _operation_for_update(actor: Actor, operation_id: UUID) -> Operation:

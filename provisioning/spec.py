@@ -10,6 +10,9 @@ from enum import StrEnum
 from hashlib import sha256
 from uuid import UUID
 
+# Zeebe flushes and closes its log in 1.4 to 4.6 s when it is asked to stop; past this it is ended by force.
+STOP_GRACE_SECONDS = 30.0
+
 
 class Lifecycle(StrEnum):
     """The wish. Only services change it, and every change adds one to `spec_generation`."""

@@ -136,21 +136,26 @@ def summarize(
     lifecycle: Lifecycle,
     was_healthy: bool,
     operation: OperationKind | None,
+    is_seen: bool = True,
     is_gone: bool = False,
     undo_window_open: bool = False,
 ) -> Phase:
     """The one word for people.
 
-    `operation` is the one in progress, if any; `was_healthy` tells whether the cluster has ever been available.
+    Args:
+        operation: the one in progress, if any.
+        was_healthy: the cluster has been available at some time.
+        is_seen: a turn has looked since the latest wish; the conditions speak of an older one otherwise.
     """
     facts = tuple(conditions)
+    is_settled = is_true(facts, ConditionType.UP_TO_DATE) and (is_seen or operation is None)
     if is_gone:
         return Phase.DELETED
     if lifecycle is Lifecycle.DELETED:
         return Phase.DELETION_SCHEDULED if undo_window_open else Phase.DELETING
     if lifecycle is Lifecycle.SUSPENDED:
-        return Phase.SUSPENDED if is_true(facts, ConditionType.UP_TO_DATE) else Phase.SUSPENDING
-    if is_true(facts, ConditionType.AVAILABLE) and is_true(facts, ConditionType.UP_TO_DATE):
+        return Phase.SUSPENDED if is_settled else Phase.SUSPENDING
+    if is_settled and is_true(facts, ConditionType.AVAILABLE):
         return Phase.HEALTHY
     if not was_healthy:
         return Phase.CREATING

@@ -8,7 +8,8 @@ from __future__ import annotations
 import logging
 from uuid import UUID
 
-from django.db import DatabaseError
+from django.db import InterfaceError
+from django.db import OperationalError as DatabaseAway
 from kombu.exceptions import OperationalError
 
 from provisioning import executor, reconciler, wakeups
@@ -40,7 +41,7 @@ class Sweeper:
         for cluster_id, overdue_seconds in due:
             try:
                 self._attend(cluster_id, overdue_seconds, now)
-            except DatabaseError:
+            except (DatabaseAway, InterfaceError):
                 raise
             except Exception:  # one broken cluster must not hold up the others of this tick
                 logger.exception("a turn broke off", extra={"cluster_id": cluster_id})

@@ -44,9 +44,6 @@ MIN_HISTORY = 5
 # Past this multiple of its 95th percentile a step is not slow any more but stuck.
 STUCK_FACTOR = 4.0
 
-# Errors whose end lies in the tenant's own hands.
-_TENANT_ACTS = frozenset({"licence_refuses", "entitlement_exceeded", "invalid_spec"})
-
 
 def pace_of(step: StepKind, history_seconds: Sequence[float]) -> Pace | None:
     """The pace from finished steps, or the committed prior; None for a step whose length is a date, not work."""
@@ -59,7 +56,13 @@ def pace_of(step: StepKind, history_seconds: Sequence[float]) -> Pace | None:
 
 
 def judge(
-    state: OperationState, *, step_seconds: float, pace: Pace | None, error_code: str = "", attempts: int = 0
+    state: OperationState,
+    *,
+    step_seconds: float,
+    pace: Pace | None,
+    error_code: str = "",
+    attempts: int = 0,
+    can_free_capacity: bool = False,
 ) -> Verdict | None:
     """The verdict on an operation; None when it is over and well, or was called off.
 
@@ -67,11 +70,12 @@ def judge(
         step_seconds: how long the current step has been running.
         error_code: code of the failure, or of what the current step was last refused with; "" when nothing was.
         attempts: how often the current step was begun.
+        can_free_capacity: the organization runs other clusters where capacity is missing, and could suspend one.
     """
     if state in (OperationState.SUCCEEDED, OperationState.CANCELLED):
         return None
     if error_code:
-        return Verdict.NEEDS_YOU if error_code in _TENANT_ACTS else Verdict.NEEDS_US
+        return Verdict.NEEDS_YOU if error_code == "no_capacity" and can_free_capacity else Verdict.NEEDS_US
     if state is OperationState.FAILED:
         return Verdict.NEEDS_US
     if pace is None:

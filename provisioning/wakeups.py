@@ -40,7 +40,10 @@ def ring(cluster_id: UUID) -> None:
 
 
 def wake(cluster_id: UUID) -> None:
-    """Make a cluster due and ring. One statement; wake-ups of a cluster that is due already coalesce into one."""
-    later = Q(due_at=None) | Q(due_at__gt=Now())
-    if Cluster.objects.live().filter(later, pk=cluster_id).update(due_at=Now()):
+    """Make a cluster due and ring. A cluster that is due already keeps its time, so that the sweep sees its true age.
+
+    It is rung for all the same: its own due time may just have passed, and the clock that should ring may be dead.
+    """
+    row = Cluster.objects.live().filter(pk=cluster_id)
+    if row.filter(Q(due_at=None) | Q(due_at__gt=Now())).update(due_at=Now()) or row.exists():
         ring(cluster_id)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, cast
 from uuid import UUID
 
@@ -31,6 +32,8 @@ from tenants.services import queue_mail, record_account_change
 if TYPE_CHECKING:
     # REST framework's views import this module by name, through the settings.
     from rest_framework.views import APIView
+
+log = logging.getLogger(__name__)
 
 ORGANIZATION_KEY = "organization_id"
 ORGANIZATION_HEADER = "X-Organization"
@@ -85,14 +88,18 @@ def _person(request: HttpRequest | Request, organization: str, *, is_strict: boo
 
 
 def _membership(user: User, organization: str, *, is_strict: bool) -> Membership | None:
-    """The membership to act by: in the organization asked for, else (unless strict) in the one joined first."""
+    """The membership to act by: in the organization asked for, or in the one joined first when none was.
+
+    Whoever was removed from the organization of their session acts in none until they choose: what was meant for one
+    organization must never be written into another.
+    """
     own = list(Membership.objects.filter(user_id=user.pk).order_by("created_at", "pk"))
     for membership in own:
         if str(membership.organization_id) == organization.lower():
             return membership
     if is_strict:
         raise NotFound("There is no such organization among yours.")
-    return own[0] if own else None
+    return own[0] if own and not organization else None
 
 
 def _actor(request: HttpRequest | Request, user: User, membership: Membership | None = None) -> Actor:
@@ -224,10 +231,14 @@ class AccountAdapter(DefaultAccountAdapter):
         queue_mail(kind=MailKind.SECURITY_NOTICE, address=email or person.email, user=person, subject_id=notice)
 
     def send_mail(self, template_prefix: str, email: str, context: dict[str, Any]) -> None:
-        """Queue what is left: the answer to a reset for an address without an account."""
-        if not template_prefix.endswith("unknown_account"):
-            raise NotImplementedError(f"no text for the mail {template_prefix}")
-        queue_mail(kind=MailKind.UNKNOWN_ACCOUNT, address=email)
+        """Queue what is left: the answer to a reset for an address without an account.
+
+        Any other mail belongs to a feature of allauth that is not switched on here: it is dropped and logged.
+        """
+        if template_prefix.endswith("unknown_account"):
+            queue_mail(kind=MailKind.UNKNOWN_ACCOUNT, address=email)
+        else:
+            log.error("mail %s is not sent: there is no text for it", template_prefix)
 
     def _record(self, request: HttpRequest, user: User, action: str, **changes: tuple[Any, Any]) -> None:
         record_account_change(actor=_actor(request, user), user=user, action=action, changes=changes)

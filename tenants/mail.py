@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 from dataclasses import dataclass
 from datetime import timedelta
-from smtplib import SMTPException
+from enum import Enum, auto
+from smtplib import SMTPDataError, SMTPRecipientsRefused, SMTPSenderRefused
 from uuid import UUID
 
 from allauth.account import app_settings as account_settings
@@ -32,6 +33,19 @@ RETRY_FACTOR = 4
 SWEEP_GRACE = timedelta(seconds=5)
 
 
+# What a server that works says of one mail; every other failure is the server's, and the next mail would meet it too.
+_REFUSALS = (SMTPDataError, SMTPRecipientsRefused, SMTPSenderRefused)
+
+
+class Outcome(Enum):
+    """What became of an attempt to send a mail."""
+
+    SENT = auto()
+    NOTHING_TO_SEND = auto()  # not due, taken by somebody else, or its reason is gone
+    REFUSED = auto()
+    SERVER_AWAY = auto()
+
+
 @dataclass(frozen=True, slots=True)
 class RenderedMail:
     """A mail as it is sent."""
@@ -46,20 +60,22 @@ def deliver(mail_id: UUID) -> bool:
 
     A mail may be sent twice, when the process dies between the sending and the noting of it; none is lost.
     """
-    row = _claim(mail_id)
-    if row is None:
-        return False
-    rendered = render(row)
-    if rendered is not None and not _send(rendered, row):
-        return False
-    OutgoingMail.objects.filter(pk=mail_id).update(due_at=None, sent_at=Now() if rendered else None)
-    return rendered is not None
+    return _attempt(mail_id) is Outcome.SENT
 
 
-def overdue(limit: int) -> list[UUID]:
-    """Mails that should have gone out by now, oldest first. One query."""
+def deliver_overdue(limit: int) -> int:
+    """Send mails that should have gone out by now, oldest first; how many were sent. Calls the mail server.
+
+    Ends at the first failure that is the server's own, so a server that does not answer costs one timeout, not `limit`.
+    """
     late = OutgoingMail.objects.filter(due_at__lte=Now() - SWEEP_GRACE).order_by("due_at")
-    return list(late.values_list("pk", flat=True)[:limit])
+    sent = 0
+    for mail_id in list(late.values_list("pk", flat=True)[:limit]):
+        outcome = _attempt(mail_id)
+        if outcome is Outcome.SERVER_AWAY:
+            break
+        sent += outcome is Outcome.SENT
+    return sent
 
 
 def render(row: OutgoingMail) -> RenderedMail | None:
@@ -81,6 +97,17 @@ def render(row: OutgoingMail) -> RenderedMail | None:
     return RenderedMail(row.address, subject.removeprefix("Subject: "), body.lstrip("\n"))
 
 
+def _attempt(mail_id: UUID) -> Outcome:
+    row = _claim(mail_id)
+    if row is None:
+        return Outcome.NOTHING_TO_SEND
+    rendered = render(row)
+    outcome = Outcome.NOTHING_TO_SEND if rendered is None else _send(rendered, row)
+    if outcome in (Outcome.SENT, Outcome.NOTHING_TO_SEND):
+        OutgoingMail.objects.filter(pk=mail_id).update(due_at=None, sent_at=Now() if rendered else None)
+    return outcome
+
+
 def _claim(mail_id: UUID) -> OutgoingMail | None:
     """Take the mail by moving its due time to the next attempt; None when it is not due, or taken."""
     row = OutgoingMail.objects.select_related("user", "invitation__organization").filter(pk=mail_id).first()
@@ -92,17 +119,17 @@ def _claim(mail_id: UUID) -> OutgoingMail | None:
     return row if due.update(attempts=F("attempts") + 1, due_at=retry_at) else None
 
 
-def _send(rendered: RenderedMail, row: OutgoingMail) -> bool:
+def _send(rendered: RenderedMail, row: OutgoingMail) -> Outcome:
     message = EmailMessage(rendered.subject, rendered.body, settings.DEFAULT_FROM_EMAIL, [rendered.address])
     try:
         message.send()
-    except (OSError, SMTPException) as error:
+    except OSError as error:  # smtplib's own errors are among them
         attempt = row.attempts + 1
         log.warning("mail %s (%s): attempt %d failed: %s", row.pk, row.kind, attempt, type(error).__name__)
         if attempt >= MAX_ATTEMPTS:
             log.error("mail %s (%s): given up after %d attempts", row.pk, row.kind, attempt)
-        return False
-    return True
+        return Outcome.REFUSED if isinstance(error, _REFUSALS) else Outcome.SERVER_AWAY
+    return Outcome.SENT
 
 
 # --- Links: from ids and our own keys ---------------------------------------------------------------------------------

@@ -12,7 +12,7 @@ from django.utils import timezone
 from common.errors import NotFound
 from tenants import tokens
 from tenants.actor import Actor, PrincipalKind
-from tenants.models import Audience, AuditEvent, Credential, CredentialSecret, Invitation, Membership, Organization
+from tenants.models import AuditEvent, Credential, CredentialSecret, Invitation, Membership, Organization
 from tenants.paging import MAX_LIMIT, Page, Slice, slice_newest_first
 from tenants.roles import Permission, Role, grantable_with
 from tenants.scoping import scope
@@ -74,13 +74,6 @@ def members_of(actor: Actor, page: Page = FIRST_PAGE) -> Slice[Membership]:
     actor.require(Permission.MEMBERS_READ)
     members = Membership.objects.for_organization(actor.organization).select_related("user")
     return slice_newest_first(members, page)
-
-
-def own_membership(actor: Actor) -> Membership | None:
-    """The person's own membership in the organization acted in; None for a credential. One query."""
-    if actor.kind is not PrincipalKind.PERSON or actor.organization_id is None:
-        return None
-    return Membership.objects.for_organization(actor.organization_id).filter(user_id=actor.principal_id).first()
 
 
 def grantable_roles(actor: Actor) -> list[Role]:
@@ -148,11 +141,6 @@ def credential(actor: Actor, credential_id: UUID, audience_id: UUID | Unset | No
     if found is None:
         raise NotFound("There is no such credential here.")
     return found
-
-
-def audience_value(audience_id: UUID) -> str:
-    """What the tokens for a cluster carry as `aud`, and its engine insists on. For provisioning. One query."""
-    return Audience.objects.get(pk=audience_id).value
 
 
 def _live_secrets() -> Prefetch[str, QuerySet[CredentialSecret], str]:

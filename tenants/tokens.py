@@ -102,7 +102,7 @@ def ensure_signing_key() -> None:
     with transaction.atomic():
         _serialize_key_changes()
         if not _signing_keys().exists():
-            _make_signing_key(timezone.now())
+            _make_signing_key(_database_now())
 
 
 @transaction.atomic
@@ -114,7 +114,7 @@ def rotate_signing_key(*, withdraw: bool = False) -> SigningKey:
     """
     ensure_signing_key()
     _serialize_key_changes()
-    key = _make_signing_key(timezone.now() + (timedelta() if withdraw else ACTIVATION_DELAY))
+    key = _make_signing_key(_database_now() + (timedelta() if withdraw else ACTIVATION_DELAY))
     others = SigningKey.objects.exclude(pk=key.pk)
     if withdraw:
         others.filter(_not_retired()).update(retires_at=Now())
@@ -139,6 +139,17 @@ def _make_signing_key(activates_at: datetime) -> SigningKey:
         private_sealed=_seal().encrypt(json.dumps(pair.as_dict(private=True)).encode()),
         activates_at=activates_at,
     )
+
+
+def _database_now() -> datetime:
+    """What `Now()` stands for: a host's clock that is ahead would make a key that does not sign yet, and then another.
+
+    One statement.
+    """
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT statement_timestamp()")
+        now: datetime = cursor.fetchone()[0]
+    return now
 
 
 def _serialize_key_changes() -> None:
@@ -255,6 +266,9 @@ def _sign(credential: Credential, target: str, secret: CredentialSecret) -> Issu
         raise Temporary("No token can be issued yet: the installation is still making its signing key.")
     issued_at = int(timezone.now().timestamp())
     lifetime_seconds: int = settings.TOKEN_LIFETIME_SECONDS
+    if credential.expires_at is not None:
+        # An engine never asks us again: a token must not outlive what bought it.
+        lifetime_seconds = max(1, min(lifetime_seconds, int(credential.expires_at.timestamp()) - issued_at))
     claims = {
         "iss": settings.API_URL,
         "sub": credential.client_id,
@@ -321,9 +335,14 @@ def _verified_claims(token: str) -> dict[str, Any]:
             "This access token is not valid here, or has expired. Ask the token endpoint for a new one.",
             internal=type(error).__name__,
         ) from error
-    if decoded.claims["iss"] != settings.API_URL or settings.API_AUDIENCE not in decoded.claims["aud"]:
+    if decoded.claims["iss"] != settings.API_URL or not _is_for_our_api(decoded.claims["aud"]):
         raise InvalidToken("This access token is for something else: ask for one whose audience is the REST API.")
     return decoded.claims
+
+
+def _is_for_our_api(audience: Any) -> bool:
+    """Whether `aud`, a text or a list of texts, names the REST API; a longer text that contains it does not."""
+    return bool(audience == settings.API_AUDIENCE or (isinstance(audience, list) and settings.API_AUDIENCE in audience))
 
 
 def _key_of(token: Any) -> RSAKey:

@@ -150,7 +150,8 @@ CHANGES = {
     ),
     "restore": Change(
         "Restore", "Restore the cluster",
-        "The deletion is undone and the engine starts again on its data. It counts against your plan again.",
+        "The deletion is undone. A cluster that was running starts again on its data; one that was suspended comes "
+        "back suspended. It counts against your plan again.",
         Permission.CLUSTERS_DELETE, services.restore_cluster,
     ),
     "revoke-access": Change(

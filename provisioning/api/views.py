@@ -10,7 +10,7 @@ from uuid import UUID
 from django.http import HttpResponse
 from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
@@ -204,68 +204,61 @@ class ClusterView(ClusterWriteView):
         return self.change(cluster_id, services.request_deletion, purge=given == "true")
 
 
-class SuspendView(ClusterWriteView):
+def _described(operation_id: str, summary: str, description: str) -> Callable[[type[APIView]], type[APIView]]:
+    """What the OpenAPI document says of an action's `post`."""
+    post = extend_schema(
+        operation_id=operation_id,
+        summary=summary,
+        description=description,
+        parameters=_CHANGE,
+        request=None,
+        responses=_ACCEPTED,
+    )
+    return extend_schema_view(post=post)
+
+
+class ClusterActionView(ClusterWriteView):
+    """One change of a cluster that needs no further word. Subclasses name the service."""
+
+    service: Callable[..., Any]
+
+    @idempotent()
+    def post(self, request: Request, cluster_id: UUID) -> Response:
+        """Ask for it; accepted at once."""
+        read_body(EmptyBody, request)
+        return self.change(cluster_id, self.service)
+
+
+@_described("suspend_cluster", "Suspend a cluster", "Stop the engine and keep its data.")
+class SuspendView(ClusterActionView):
     """Suspension."""
 
-    @extend_schema(
-        operation_id="suspend_cluster",
-        summary="Suspend a cluster",
-        parameters=_CHANGE,
-        request=None,
-        responses=_ACCEPTED,
-    )
-    @idempotent()
-    def post(self, request: Request, cluster_id: UUID) -> Response:
-        """Stop the engine and keep its data."""
-        read_body(EmptyBody, request)
-        return self.change(cluster_id, services.suspend_cluster)
+    service = staticmethod(services.suspend_cluster)
 
 
-class ResumeView(ClusterWriteView):
+@_described("resume_cluster", "Resume a suspended cluster", "Start the engine again on its data.")
+class ResumeView(ClusterActionView):
     """Resumption."""
 
-    @extend_schema(
-        operation_id="resume_cluster",
-        summary="Resume a suspended cluster",
-        parameters=_CHANGE,
-        request=None,
-        responses=_ACCEPTED,
-    )
-    @idempotent()
-    def post(self, request: Request, cluster_id: UUID) -> Response:
-        """Start the engine again on its data."""
-        read_body(EmptyBody, request)
-        return self.change(cluster_id, services.resume_cluster)
+    service = staticmethod(services.resume_cluster)
 
 
-class RestoreView(ClusterWriteView):
+@_described("restore_cluster", "Undo a deletion", "Possible while the undo window is open.")
+class RestoreView(ClusterActionView):
     """Undoing a deletion."""
 
-    @extend_schema(
-        operation_id="restore_cluster", summary="Undo a deletion", parameters=_CHANGE, request=None, responses=_ACCEPTED
-    )
-    @idempotent()
-    def post(self, request: Request, cluster_id: UUID) -> Response:
-        """Possible while the undo window is open."""
-        read_body(EmptyBody, request)
-        return self.change(cluster_id, services.restore_cluster)
+    service = staticmethod(services.restore_cluster)
 
 
-class RevokeAccessView(ClusterWriteView):
+@_described(
+    "revoke_access",
+    "Make all tokens issued so far worthless",
+    "The engine restarts; clients go on with the next token they ask for.",
+)
+class RevokeAccessView(ClusterActionView):
     """Revocation of all tokens."""
 
-    @extend_schema(
-        operation_id="revoke_access",
-        summary="Make all tokens issued so far worthless",
-        parameters=_CHANGE,
-        request=None,
-        responses=_ACCEPTED,
-    )
-    @idempotent()
-    def post(self, request: Request, cluster_id: UUID) -> Response:
-        """The engine restarts; clients go on with the next token they ask for."""
-        read_body(EmptyBody, request)
-        return self.change(cluster_id, services.revoke_access)
+    service = staticmethod(services.revoke_access)
 
 
 class ClusterOperationsView(ActorView):

@@ -44,7 +44,6 @@ class Migration(migrations.Migration):
                 ("name", models.CharField(max_length=50)),
                 ("backend", models.CharField(choices=[("local", "local process")], max_length=16)),
                 ("domain", models.CharField(help_text="Engines are reached at <cluster id>.<domain>.", max_length=100)),
-                ("max_clusters", models.PositiveIntegerField(default=4000)),
                 ("is_open", models.BooleanField(default=True, help_text="Whether new clusters may be placed here.")),
             ],
         ),

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
+from cryptography.fernet import Fernet
 from django.core.exceptions import ImproperlyConfigured
 
 from config.env import Environment
@@ -87,3 +91,60 @@ def test_a_range_of_ports_runs_from_first_to_last(value: str) -> None:
     assert environment(PORTS="26500-26501").port_range("PORTS", "1-2") == range(26500, 26502)
     with pytest.raises(ImproperlyConfigured, match="range of ports"):
         environment(PORTS=value).port_range("PORTS", "1-2")
+
+
+@pytest.mark.parametrize(
+    "value", ["https://flowplane.example", "http://127.0.0.1:8000/", "https://flowplane.example/a/"]
+)
+def test_an_address_is_read_without_its_last_slash(value: str) -> None:
+    assert environment(URL=value).web_address("URL") == value.rstrip("/")
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        "flowplane.example",
+        "//flowplane.example",
+        "https://",
+        "https:///path",
+        "https://:8000",
+        "https://flowplane.example:port",
+        "https://flowplane.example:0",
+        "https://flowplane.example/?a=b",
+        "HTTPS://flowplane.example",
+        "ftp://flowplane.example",
+        "https://[::1",
+    ],
+)
+def test_an_address_has_a_scheme_and_a_host(value: str) -> None:
+    with pytest.raises(ImproperlyConfigured, match=r"FLOWPLANE_URL is .* must be an address"):
+        environment(URL=value).web_address("URL")
+
+
+def test_master_keys_are_fernet_keys() -> None:
+    keys = (Fernet.generate_key().decode(), Fernet.generate_key().decode())
+    assert environment(KEYS=f"{keys[0]}, {keys[1]}").fernet_keys("KEYS") == keys
+
+
+@pytest.mark.parametrize("spoilt", ["not-a-key", "{key},", "{key},c2hvcnQ=", "ключ"])
+def test_a_key_that_is_none_stops_the_start_and_is_not_repeated(spoilt: str) -> None:
+    key = Fernet.generate_key().decode()
+    with pytest.raises(ImproperlyConfigured, match="FLOWPLANE_KEYS must be Fernet keys") as refusal:
+        environment(KEYS=spoilt.format(key=key)).fernet_keys("KEYS")
+    assert key not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["MASTER_KEYS", "PUBLIC_URL", "API_URL"])
+def test_the_settings_refuse_to_start_and_name_the_variable(name: str) -> None:
+    variables = {key: value for key, value in os.environ.items() if key != f"FLOWPLANE_{name}_FILE"}
+    start = subprocess.run(
+        [sys.executable, "-c", "import config.settings"],
+        env={**variables, f"FLOWPLANE_{name}": "wrong"},
+        cwd=Path(__file__).parents[2],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert start.returncode != 0
+    assert f"ImproperlyConfigured: FLOWPLANE_{name} " in start.stderr

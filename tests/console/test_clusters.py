@@ -142,6 +142,12 @@ def test_a_change_shows_its_plan_before_it_is_made(
     assert operations(alice).count() == 2
 
 
+def test_a_change_that_changes_nothing_says_so(browser: Browser, alice: Person, orders: ClusterView) -> None:
+    text = browser(alice).get(page("cluster_resume", orders.row.pk)).content.decode()
+    assert "Nothing would change" in text
+    assert "It can be undone" not in text
+
+
 def test_a_plan_for_an_older_state_is_refused_and_shown_anew(
     browser: Browser, alice: Person, orders: ClusterView
 ) -> None:

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
+import socket
 import subprocess
 import time
-from typing import Any
+from collections.abc import Iterator
+from ipaddress import ip_address
+from typing import Any, NamedTuple
 from uuid import uuid4
 
 import grpc
+import psutil
 import pytest
 
 from embedded.doors import wait_for
+from embedded.processes import Process, identity
 from tests.e2e.stack import Customer, Stack, is_alive, topology
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -45,6 +51,13 @@ def refused(variables: dict[str, str], token: str) -> bool:
         topology(variables, token)
     except grpc.RpcError as error:
         return error.code() is grpc.StatusCode.UNAUTHENTICATED
+    return False
+
+
+def accepted(variables: dict[str, str], token: str) -> bool:
+    """Whether the engine answers the token's bearer; an engine that does not answer at all does not."""
+    with contextlib.suppress(grpc.RpcError):
+        return bool(topology(variables, token).partitionsCount)
     return False
 
 
@@ -142,6 +155,91 @@ def test_engines_outlive_every_process_of_ours_and_are_adopted(
     customer.until(cluster["id"], "healthy")
     time.sleep(2)
     assert stack.engines(cluster["id"]) == [engine]
+
+
+def test_an_engine_that_is_restarted_while_flowplane_is_off_accepts_the_tokens_it_did_before(
+    stack: Stack, customer: Customer, cluster: dict[str, Any], variables: dict[str, str]
+) -> None:
+    (engine,) = stack.engines(cluster["id"])
+    token = stack.access_token(variables)
+    with stack.without("web", "worker", "clock", "watch", "redis", "postgres"):
+        with restarted_by_hand(stack, engine) as by_hand:
+            wait_for(lambda: True if accepted(variables, token) else None, seconds=120, what="The restarted engine")
+            assert refused(variables, token[:-4] + "AAAA")
+            assert stack.engines(cluster["id"]) == [by_hand]
+        assert stack.engines(cluster["id"]) == []
+
+    def brought_back() -> list[int] | None:
+        return stack.engines(cluster["id"]) or None
+
+    assert len(wait_for(brought_back, seconds=60, what="Flowplane's own engine")) == 1
+    customer.until(cluster["id"], "healthy")
+    assert not refused(variables, token)
+
+
+@contextlib.contextmanager
+def restarted_by_hand(stack: Stack, engine: int) -> Iterator[int]:
+    """End an engine and run it again exactly as it ran, for the length of the block."""
+    before = Process(engine)
+    command, variables, folder = before.command[:-1], before.environment, before.working_directory
+    os.kill(engine, signal.SIGTERM)
+    wait_for(lambda: None if is_alive(engine) else True, seconds=30, what="The engine's end")
+    again = subprocess.Popen(
+        command,
+        env=variables,
+        cwd=folder,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+        umask=0o077,
+        **identity(stack.home.account),
+    )
+    try:
+        yield again.pid
+    finally:
+        again.terminate()
+        again.wait(30)
+
+
+def test_nothing_of_ours_listens_beyond_loopback_but_the_engines_two_datagram_sockets(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    customer.until(cluster["id"], "healthy")
+    runner = psutil.Process(stack.supervisor.pid)
+    ours = {child.pid for child in (runner, *runner.children(recursive=True))}
+    engines = set(stack.engines(cluster["id"]))
+    listening = [one for pid in ours | engines for one in listeners(pid)]
+    beyond = [one for one in listening if not one.is_loopback]
+
+    assert {stack.machine.ports.plain, stack.machine.ports.tls} <= {one.port for one in listening if one.pid in ours}
+    assert {one.pid for one in listening if one.is_tcp} >= engines
+    assert [one for one in beyond if one.is_tcp or one.pid not in engines] == []
+    # docs/access.md, "What listens where": the engine's own, which no setting turns off.
+    assert len(beyond) <= 2 * len(engines)
+
+
+class Listener(NamedTuple):
+    """A socket that takes what comes in."""
+
+    pid: int
+    is_tcp: bool
+    host: str
+    port: int
+
+    @property
+    def is_loopback(self) -> bool:
+        address = ip_address(self.host)
+        return (getattr(address, "ipv4_mapped", None) or address).is_loopback
+
+
+def listeners(pid: int) -> Iterator[Listener]:
+    """What one process listens on; none when it has ended meanwhile."""
+    with contextlib.suppress(psutil.NoSuchProcess):
+        for one in psutil.Process(pid).net_connections(kind="inet"):
+            is_tcp = one.type == socket.SOCK_STREAM
+            if one.laddr and (one.status == psutil.CONN_LISTEN if is_tcp else not one.raddr):
+                yield Listener(pid, is_tcp, one.laddr.ip, one.laddr.port)
 
 
 def test_a_change_is_accepted_and_done_without_redis(stack: Stack, customer: Customer, cluster: dict[str, Any]) -> None:

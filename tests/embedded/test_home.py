@@ -20,8 +20,8 @@ def modes_of_parents(path: Path) -> dict[Path, tuple[int, int, int]]:
 
 
 def test_root_keeps_state_with_the_system_and_others_with_their_own_files() -> None:
-    home = locate({"XDG_STATE_HOME": "/home/ada/state", "XDG_CACHE_HOME": "/home/ada/cache"})
-    expected = "/var/lib /var/cache" if os.geteuid() == 0 else "/home/ada/state /home/ada/cache"
+    home = locate({"XDG_STATE_HOME": "/srv/ada/state", "XDG_CACHE_HOME": "/srv/ada/cache"})
+    expected = "/var/lib /var/cache" if os.geteuid() == 0 else "/srv/ada/state /srv/ada/cache"
     assert f"{home.root.parent} {home.cache.parent}" == expected
 
 

@@ -10,7 +10,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from provisioning.planner import (
-    STOP_GRACE_SECONDS,
     Action,
     CloseCluster,
     PrepareRelease,
@@ -22,6 +21,7 @@ from provisioning.planner import (
     plan,
 )
 from provisioning.spec import (
+    STOP_GRACE_SECONDS,
     DesiredCluster,
     DesiredRelease,
     DesiredSize,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -12,11 +13,11 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from provisioning import reconciler, selectors, services
+from provisioning import planner, reconciler, selectors, services, wakeups
 from provisioning.errors import Fenced, JavaMissing, NoCapacity, RegionUnreachable
 from provisioning.models import Cluster, Operation
-from provisioning.spec import ReleaseState
-from provisioning.states import ConditionType, OperationKind, OperationState, Phase, StepState
+from provisioning.spec import ObservedCluster, ReleaseState
+from provisioning.states import OPEN_STATES, ConditionType, OperationKind, OperationState, Phase, StepKind, StepState
 from provisioning.verdicts import Verdict
 from tests.factories import Person
 from tests.provisioning.conftest import ask
@@ -25,15 +26,12 @@ from tests.provisioning.pretend import PretendRegion
 pytestmark = pytest.mark.django_db
 
 
-def turn_until_rest(cluster: Cluster, *, most: int = 30) -> int:
-    """Take turns as the worker and the sweep would, with waiting times left out; returns how many."""
-    for count in range(most):
+def turn_until_rest(cluster: Cluster, *, most: int = 30) -> None:
+    """Take turns as the worker and the sweep would, with waiting times left out, until nothing is under way."""
+    for _ in range(most):
         make_due(cluster)
-        if not reconciler.turn(cluster.pk) and Cluster.objects.get(pk=cluster.pk).due_at != F("due_at"):
-            operation = Operation.objects.filter(cluster=cluster).latest("created_at")
-            if operation.state not in (OperationState.PENDING, OperationState.RUNNING):
-                return count + 1
-    return most
+        if not reconciler.turn(cluster.pk) and not cluster.operations.filter(state__in=OPEN_STATES).exists():
+            return
 
 
 def make_due(cluster: Cluster) -> None:
@@ -143,13 +141,52 @@ def test_a_turn_that_dies_is_taken_up_when_its_lease_ends(cluster: Cluster, regi
     assert region.starts == 1
 
 
-def test_a_wish_that_comes_during_a_turn_is_not_lost(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+def test_a_wish_that_comes_during_a_turn_takes_its_place(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
     make_due(healthy)
     assert Cluster.objects.claim(healthy.pk, ttl=timedelta(seconds=20))
     subject = selectors.turn_subject(healthy.pk)
     services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
-    services.record_turn(subject, services.TurnOutcome(None, None, due_in_seconds=300))
+    with pytest.raises(Fenced):
+        services.record_turn(subject, services.TurnOutcome(None, None, due_in_seconds=300))
     assert healthy.pk in [pk for pk, _ in selectors.due_clusters(10)]
+
+
+def test_a_wake_up_that_comes_during_a_turn_is_not_lost(healthy: Cluster, region: PretendRegion) -> None:
+    make_due(healthy)
+    assert Cluster.objects.claim(healthy.pk, ttl=timedelta(seconds=20))
+    subject = selectors.turn_subject(healthy.pk)
+    wakeups.wake(healthy.pk)
+    services.record_turn(subject, services.TurnOutcome(ObservedCluster(), None, due_in_seconds=300))
+    assert healthy.pk in [pk for pk, _ in selectors.due_clusters(10)]
+
+
+def test_missing_capacity_is_for_those_to_free_who_hold_some(
+    alice: Person, cluster: Cluster, region: PretendRegion
+) -> None:
+    def verdict() -> Verdict | None:
+        region.faults["start"] = [NoCapacity("Memory: 640 MiB are needed and 100 MiB are free.", resource="memory")]
+        make_due(cluster)
+        reconciler.turn(cluster.pk)
+        return latest(cluster, alice).verdict
+
+    region.release = ReleaseState.READY
+    assert verdict() is Verdict.NEEDS_US
+    services.create_cluster(actor=alice.actor, request=ask(name="other"))
+    assert verdict() is Verdict.NEEDS_YOU
+
+
+def test_a_rename_does_not_end_a_stall(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    region.faults["prepare"] = [JavaMissing("There is no Java.")]
+    reconciler.turn(cluster.pk)
+    region.calls.clear()
+    services.update_cluster(actor=alice.actor, cluster_id=cluster.pk, name="renamed")
+    make_due(cluster)
+    reconciler.turn(cluster.pk)
+    assert region.calls == []
+    failed = Operation.objects.get(cluster=cluster, kind=OperationKind.CREATE)
+    assert failed.state == OperationState.FAILED
 
 
 @pytest.mark.parametrize("verb", ["observe", "prepare", "start"])
@@ -233,6 +270,38 @@ def test_a_failure_that_a_later_change_replaced_offers_nothing_more(
     assert (replaced.can_retry, replaced.can_cancel) == (False, False)
 
 
+def test_a_release_that_is_gone_is_made_ready_again_in_a_step_of_its_own(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    services.resume_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    for _ in range(4):
+        region.release, region.release_detail = ReleaseState.FAILED, "The archive is damaged."
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+    failed = latest(healthy, alice)
+    assert (failed.state, failed.error_code) == (OperationState.FAILED, "release_unavailable")
+    assert next(iter(failed.steps)).kind is StepKind.PREPARE_RELEASE
+    region.release = ReleaseState.ABSENT
+    services.retry_operation(actor=alice.actor, operation_id=failed.id)
+    turn_until_rest(healthy)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+
+
+@pytest.mark.parametrize(("age_seconds", "at_most"), [(0.0, 30), (1.5, 400)])
+def test_an_engine_that_no_watch_looks_after_is_looked_at_often(
+    healthy: Cluster, region: PretendRegion, age_seconds: float, at_most: float
+) -> None:
+    region.clusters[healthy.pk] = replace(region.clusters[healthy.pk], age_seconds=age_seconds)
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    row = Cluster.objects.get(pk=healthy.pk)
+    assert row.due_at is not None
+    assert row.seen_at is not None
+    assert (row.due_at - row.seen_at).total_seconds() < at_most
+
+
 def test_a_dead_engine_is_started_again(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
     region.kill(healthy.pk)
     make_due(healthy)
@@ -279,6 +348,18 @@ def test_an_engine_that_keeps_ending_is_started_ever_more_slowly(
         Cluster.objects.filter(pk=cluster.pk).update(due_at=past)
         reconciler.turn(cluster.pk)
     assert region.starts == 1
+    waits = []
+    for _ in range(3):
+        row = Cluster.objects.get(pk=cluster.pk)
+        assert row.start_after is not None
+        assert row.seen_at is not None
+        waits.append(round((row.start_after - row.seen_at).total_seconds()))
+        Cluster.objects.filter(pk=cluster.pk).update(start_after=past, due_at=past)
+        reconciler.turn(cluster.pk)
+    assert region.starts == 4
+    assert waits == [2, 4, 8]
+    Cluster.objects.filter(pk=cluster.pk).update(due_at=past)
+    reconciler.turn(cluster.pk)
     view = latest(cluster, alice)
     assert view.error_code == "engine_keeps_ending"
     assert "The engine ended right after its start." in view.waits_for
@@ -387,6 +468,19 @@ def test_deletion_rests_in_its_undo_window_and_then_removes_everything(
     assert row.due_at is None, "a tombstone was to be looked at again"
     assert row.audience.closed_at is not None
     assert Operation.objects.filter(cluster=row, kind=OperationKind.DELETE).get().state == OperationState.SUCCEEDED
+
+
+def test_a_wake_up_while_a_cluster_is_closed_leaves_nothing_overdue(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
+    reconciler.turn(healthy.pk)
+    make_due(healthy)
+    assert Cluster.objects.claim(healthy.pk, ttl=timedelta(seconds=20))
+    subject = selectors.turn_subject(healthy.pk)
+    wakeups.wake(healthy.pk)  # the watch sees the engine's end just now
+    services.record_turn(subject, services.TurnOutcome(ObservedCluster(), planner.CloseCluster()))
+    assert Cluster.objects.get(pk=healthy.pk).due_at is None, "readiness would count it as overdue for ever"
 
 
 def test_a_deletion_can_be_undone_inside_its_window(alice: Person, healthy: Cluster, region: PretendRegion) -> None:

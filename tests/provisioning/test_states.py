@@ -40,6 +40,18 @@ def test_phase_of_a_suspended_wish() -> None:
     assert phase(Lifecycle.SUSPENDED, STOPPED) is Phase.SUSPENDED
 
 
+def test_conditions_of_an_older_wish_settle_nothing() -> None:
+    for lifecycle, sight, operation, expected in [
+        (Lifecycle.SUSPENDED, HEALTHY, OperationKind.SUSPEND, Phase.SUSPENDING),
+        (Lifecycle.RUNNING, HEALTHY, OperationKind.REVOKE_ACCESS, Phase.UPDATING),
+        (Lifecycle.RUNNING, STOPPED, OperationKind.RESUME, Phase.RESUMING),
+    ]:
+        older = desired(Lifecycle.SUSPENDED if sight is STOPPED else Lifecycle.RUNNING)
+        found = derive(older, sight, plan(older, sight), deletion_requested=False)
+        phase = summarize(found, lifecycle=lifecycle, was_healthy=True, operation=operation, is_seen=False)
+        assert phase is expected
+
+
 def test_phase_of_a_deletion() -> None:
     common = {"lifecycle": Lifecycle.DELETED, "was_healthy": True, "operation": OperationKind.DELETE}
     assert summarize((), **common, undo_window_open=True) is Phase.DELETION_SCHEDULED  # type: ignore[arg-type]

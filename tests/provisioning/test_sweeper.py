@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import timedelta
+from uuid import UUID
 
 import pytest
 from django.db import connection
@@ -86,6 +87,16 @@ def test_wakeups_of_one_cluster_coalesce(cluster: Cluster, region: PretendRegion
     assert first is not None
     assert Cluster.objects.get(pk=cluster.pk).due_at == first
     assert len(queries) <= 4
+
+
+def test_a_change_of_an_overdue_cluster_rings_even_when_no_clock_does(
+    cluster: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    overdue(cluster, 1)
+    rung: list[UUID] = []
+    monkeypatch.setattr(wakeups, "ring", rung.append)
+    wakeups.wake(cluster.pk)
+    assert rung == [cluster.pk]
 
 
 def test_a_tombstone_is_never_woken(cluster: Cluster) -> None:

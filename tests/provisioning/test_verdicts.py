@@ -19,16 +19,17 @@ def test_a_step_is_judged_by_how_long_it_usually_takes(seconds: float, verdict: 
 
 
 @pytest.mark.parametrize(
-    ("code", "verdict"),
+    ("code", "can_free", "verdict"),
     [
-        ("licence_refuses", Verdict.NEEDS_YOU),
-        ("no_capacity", Verdict.NEEDS_US),
-        ("release_unavailable", Verdict.NEEDS_US),
+        ("no_capacity", True, Verdict.NEEDS_YOU),
+        ("no_capacity", False, Verdict.NEEDS_US),
+        ("release_unavailable", True, Verdict.NEEDS_US),
     ],
 )
-def test_an_error_says_whose_turn_it_is(code: str, verdict: Verdict) -> None:
-    assert judge(OperationState.RUNNING, step_seconds=1, pace=PACE, error_code=code) is verdict
-    assert judge(OperationState.FAILED, step_seconds=1, pace=PACE, error_code=code) is verdict
+def test_an_error_says_whose_turn_it_is(code: str, can_free: bool, verdict: Verdict) -> None:
+    for state in (OperationState.RUNNING, OperationState.FAILED):
+        found = judge(state, step_seconds=1, pace=PACE, error_code=code, can_free_capacity=can_free)
+        assert found is verdict
 
 
 @pytest.mark.parametrize("state", [OperationState.SUCCEEDED, OperationState.CANCELLED])

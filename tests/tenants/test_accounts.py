@@ -185,9 +185,11 @@ def test_the_session_chooses_the_organization_and_only_among_ones_own(
     alice: Person, charlie: Person, rf: Any, django_assert_num_queries: Any
 ) -> None:
     request = rf.get("/")
-    request.user, request.session = alice.user, {auth.ORGANIZATION_KEY: str(charlie.organization.pk)}
+    request.user, request.session = alice.user, {}
     with django_assert_num_queries(3):
         assert auth.actor_of(request).organization_id == alice.organization.pk
+    request.session[auth.ORGANIZATION_KEY] = str(charlie.organization.pk)
+    assert auth.actor_of(request).organization_id is None, "what was meant for one must not land in another"
     with pytest.raises(NotFound):
         auth.switch_organization(request, charlie.organization.pk)
     assert request.session[auth.ORGANIZATION_KEY] == str(charlie.organization.pk), "nothing was changed"

@@ -5,16 +5,19 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from datetime import timedelta
+from smtplib import SMTPRecipientsRefused
 from typing import Any
 
 import pytest
 from celery import Celery
 from django.core import mail as outbox
+from django.core.mail import EmailMessage
 from django.db import connection
 from django.utils import timezone
 
 from config import celery_app
 from tenants import mail, services
+from tenants.auth import AccountAdapter
 from tenants.models import MailKind, OutgoingMail
 from tests.factories import make_invitation, make_organization, make_user
 
@@ -75,6 +78,36 @@ def test_a_mail_that_failed_goes_out_when_the_server_is_back(settings: Any) -> N
     settings.EMAIL_BACKEND = works
     make_overdue(row)
     assert services.sweep_mail() == 1
+
+
+def test_a_sweep_ends_at_the_first_mail_that_the_server_does_not_take_in(settings: Any) -> None:
+    for name, value in UNREACHABLE.items():
+        setattr(settings, name, value)
+    for _ in range(3):
+        make_overdue(queue())
+    assert services.sweep_mail() == 0
+    assert sorted(OutgoingMail.objects.values_list("attempts", flat=True)) == [0, 0, 1]
+
+
+def test_a_mail_that_the_server_refuses_holds_up_no_other(monkeypatch: pytest.MonkeyPatch) -> None:
+    make_overdue(queue(address="nobody@example.com"))
+    make_overdue(queue())
+    send = EmailMessage.send
+
+    def send_or_refuse(message: EmailMessage) -> int:
+        if message.to == ["nobody@example.com"]:
+            raise SMTPRecipientsRefused({"nobody@example.com": (550, b"no such mailbox")})
+        return send(message)
+
+    monkeypatch.setattr(EmailMessage, "send", send_or_refuse)
+    assert services.sweep_mail() == 1
+    assert OutgoingMail.objects.get(sent_at=None).address == "nobody@example.com"
+
+
+def test_a_mail_of_allauth_without_a_text_of_ours_is_dropped_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    AccountAdapter().send_mail("account/email/login_code", "somebody@example.com", {})
+    assert "mail account/email/login_code is not sent" in caplog.text
+    assert not OutgoingMail.objects.exists()
 
 
 @pytest.mark.parametrize("kind", list(MailKind))

@@ -287,6 +287,14 @@ def forged(claims: dict[str, Any], header: dict[str, Any], key: RSAKey) -> str:
     return str(jwt.encode(header, claims, key, algorithms=["RS256"]))
 
 
+def test_a_token_does_not_outlive_its_credential(client: WebClient, worker: NewSecret) -> None:
+    Credential.objects.filter(pk=worker.credential.pk).update(expires_at=timezone.now() + timedelta(minutes=5))
+    answer = ask(client, grant(worker)).json()
+    assert 290 <= answer["expires_in"] <= 300
+    claims = json.loads(base64.urlsafe_b64decode(answer["access_token"].split(".")[1] + "=="))
+    assert claims["exp"] - claims["iat"] == answer["expires_in"]
+
+
 def test_forged_expired_and_foreign_tokens_are_refused(alice: Person, settings: Any, anonymous: RestClient) -> None:
     new = make_credential(alice)
     with web_role():
@@ -311,13 +319,16 @@ def test_forged_expired_and_foreign_tokens_are_refused(alice: Person, settings: 
         forged({**claims, "exp": 1}, {"alg": "RS256", "kid": key.kid}, ours),
         forged({**claims, "iss": "https://elsewhere"}, {"alg": "RS256", "kid": key.kid}, ours),
         forged({**claims, "aud": ["elsewhere"]}, {"alg": "RS256", "kid": key.kid}, ours),
+        forged({**claims, "aud": f"{settings.API_AUDIENCE}.elsewhere"}, {"alg": "RS256", "kid": key.kid}, ours),
         forged({k: v for k, v in claims.items() if k != "exp"}, {"alg": "RS256", "kid": key.kid}, ours),
         forged({**claims, "sid": str(uuid4())}, {"alg": "RS256", "kid": key.kid}, ours),
     ]
     for token in bad:
         answer = anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 401, token
-    assert anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {issued.access_token}"}).status_code == 200
+    plain = forged({**claims, "aud": settings.API_AUDIENCE}, {"alg": "RS256", "kid": key.kid}, ours)
+    for token in (issued.access_token, plain):
+        assert anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code == 200
 
 
 def test_nobody_gets_in_without_a_token(anonymous: RestClient) -> None:
@@ -351,6 +362,15 @@ def test_making_sure_of_a_key_makes_one_only() -> None:
     before = SigningKey.objects.count()
     tokens.ensure_signing_key()
     assert SigningKey.objects.count() == before
+
+
+def test_a_host_whose_clock_is_ahead_makes_one_key_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    SigningKey.objects.all().delete()
+    ahead = timezone.now() + timedelta(hours=1)
+    monkeypatch.setattr(timezone, "now", lambda: ahead)
+    for _ in range(2):
+        tokens.ensure_signing_key()
+    assert SigningKey.objects.count() == 1
 
 
 def test_rotating_before_there_is_a_key_leaves_one_that_signs(client: WebClient, worker: NewSecret) -> None:

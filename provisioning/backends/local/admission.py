@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import socket
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 
 from provisioning.backends.local.configuration import DISK_WATERMARK_MIB, LOOPBACK
@@ -19,6 +21,9 @@ from provisioning.spec import DesiredCluster
 
 MEMINFO = Path("/proc/meminfo")
 CONTROL_GROUP = Path("/sys/fs/cgroup")
+# An engine's data is some hundred files. What lies beyond is not counted, so more disk is kept free than needed.
+MAX_COUNTED_FILES = 5000
+BLOCK_BYTES = 512
 
 
 def admit(desired: DesiredCluster, folder: ClusterFolder, region: RegionFolder, settings: LocalSettings) -> Ports:
@@ -88,20 +93,48 @@ def _control_group_mib() -> int | None:
 
 
 def _require_disk(disk_mib: int, folder: ClusterFolder, region: RegionFolder) -> None:
-    needed_mib = max(0, disk_mib - _size_mib(folder.data)) + DISK_WATERMARK_MIB
+    needed_mib = _unused_mib(disk_mib, folder) + DISK_WATERMARK_MIB
+    promised_mib = _promised_mib(folder, region)
     free_mib = shutil.disk_usage(region.engines).free // BYTES_PER_MIB
-    if free_mib < needed_mib:
+    if free_mib < needed_mib + promised_mib:
         raise NoCapacity(
             f"Disk is short: this engine needs {needed_mib} MiB (of which it never uses the last {DISK_WATERMARK_MIB}) "
-            f"and the region has {free_mib} MiB free. Free some space on the region's disk, or delete another cluster.",
+            f"and {promised_mib} MiB are promised to the region's other clusters, which do not use them yet; the "
+            f"region has {free_mib} MiB free. Free some space on the region's disk, or delete another cluster.",
             resource="disk",
             needed_mib=needed_mib,
+            promised_mib=promised_mib,
             free_mib=free_mib,
         )
 
 
-def _size_mib(folder: Path) -> int:
-    return sum(path.lstat().st_size for path in folder.rglob("*")) // BYTES_PER_MIB
+def _promised_mib(besides: ClusterFolder, region: RegionFolder) -> int:
+    """Return what the other clusters, running or not, were promised and do not use yet."""
+    total_mib = 0
+    for folder in region.clusters():
+        # One damaged note must not hold up all the other clusters.
+        with suppress(RegionUnreachable):
+            if folder != besides:
+                total_mib += _unused_mib(int(read_json(folder.ports).get("disk_mib", 0)), folder)
+    return total_mib
+
+
+def _unused_mib(promised_mib: int, folder: ClusterFolder) -> int:
+    return max(0, promised_mib - _used_mib(folder.data))
+
+
+def _used_mib(data: Path) -> int:
+    """Return what the folder takes on disk, now: a running engine's files come and go meanwhile."""
+    used_bytes = 0
+    for path in islice(_files_below(data), MAX_COUNTED_FILES):
+        with suppress(FileNotFoundError):
+            used_bytes += path.lstat().st_blocks * BLOCK_BYTES
+    return used_bytes // BYTES_PER_MIB
+
+
+def _files_below(folder: Path) -> Iterator[Path]:
+    for parent, _, names in os.walk(folder):
+        yield from (Path(parent, name) for name in names)
 
 
 def _find_ports(region: RegionFolder, allowed: range) -> Ports:

@@ -14,7 +14,7 @@ from typing import Any
 from uuid import UUID
 
 from provisioning.backends.local import admission, fence, health, starting
-from provisioning.backends.local.files import exclusive, open_lock, write_whole
+from provisioning.backends.local.files import exclusive, on_disk, open_lock, write_whole
 from provisioning.backends.local.layout import ClusterFolder, RegionFolder
 from provisioning.backends.local.process import Identity, find_holders
 from provisioning.backends.local.record import EngineRecord, read_sight
@@ -23,6 +23,7 @@ from provisioning.backends.local.settings import LocalSettings
 from provisioning.backends.local.watch import Watch
 from provisioning.errors import RegionUnreachable
 from provisioning.spec import (
+    STOP_GRACE_SECONDS,
     DesiredCluster,
     DesiredRelease,
     Endpoint,
@@ -31,8 +32,6 @@ from provisioning.spec import (
     ReleaseState,
 )
 
-# An engine that is asked to stop needs up to 5 s; after this time it is not going to.
-STOP_GRACE_SECONDS = 30.0
 # A killed process is gone within milliseconds unless the disk hangs.
 KILL_WAIT_SECONDS = 5.0
 # A release in one of these states will make progress that a cluster waits for.
@@ -49,6 +48,7 @@ class LocalBackend:
         self._region = RegionFolder(settings.region_home)
         self._releases = Releases(settings)
 
+    @on_disk()
     def observe(self, desired: DesiredCluster) -> ObservedCluster:
         """See `ClusterBackend`. Reads five small files; two requests to the engine when the watch is not running.
 
@@ -101,6 +101,7 @@ class LocalBackend:
             last_exit=record.last_exit,
         )
 
+    @on_disk()
     def prepare(self, release: DesiredRelease) -> None:
         """See `ClusterBackend`. Starts a program that outlives the caller.
 
@@ -111,6 +112,7 @@ class LocalBackend:
         self._require_region()
         self._releases.prepare(release)
 
+    @on_disk()
     def start(self, desired: DesiredCluster, *, epoch: int) -> None:
         """See `ClusterBackend`. A running engine is left alone, whatever it was started with.
 
@@ -127,6 +129,7 @@ class LocalBackend:
             before = EngineRecord.read(folder)
             if before is not None and before.is_running():
                 return
+            _refuse_lost_data(folder)
             # What is admitted must be running before the next one asks, or two would get the same room.
             with exclusive(self._region.admission_lock):
                 ports = admission.admit(desired, folder, self._region, self._settings)
@@ -134,6 +137,7 @@ class LocalBackend:
                 launch = starting.Launch(desired, folder, ports, program, epoch)
                 launch.run(before, issuer=self._region.issuer, engine_user=self._settings.engine_user)
 
+    @on_disk()
     def stop(self, desired: DesiredCluster, *, epoch: int) -> None:
         """See `ClusterBackend`. By force from `STOP_GRACE_SECONDS` after the first call on."""
         self._require_region()
@@ -149,6 +153,7 @@ class LocalBackend:
             elif seconds >= STOP_GRACE_SECONDS:
                 record.identity.signal(signal.SIGKILL)
 
+    @on_disk()
     def delete(self, cluster_id: UUID, *, epoch: int) -> None:
         """See `ClusterBackend`. The engine is ended by force: its data goes too.
 
@@ -167,6 +172,7 @@ class LocalBackend:
             for left in self._region.trash_of(cluster_id):
                 _remove(left)
 
+    @on_disk()
     def publish_keys(self, jwks: Mapping[str, Any]) -> None:
         """See `ClusterBackend`. Writes only when the keys differ."""
         self._require_region()
@@ -200,6 +206,20 @@ class LocalBackend:
 
 def _see(folder: ClusterFolder, record: EngineRecord) -> tuple[health.Look, float]:
     return read_sight(folder, record.identity) or (health.look_at(record.ports.management), 0.0)
+
+
+def _refuse_lost_data(folder: ClusterFolder) -> None:
+    """Never start an engine on nothing in place of its data. The lock's file tells that one was launched before.
+
+    Raises:
+        RegionUnreachable: the cluster had a folder, and it is not there.
+    """
+    if folder.engine_lock.exists() and not folder.data.is_dir():
+        raise RegionUnreachable(
+            "The folder with this cluster's data is missing. Mount its disk again, or put the folder back: the engine "
+            "is not started on an empty one.",
+            internal=str(folder.data),
+        )
 
 
 def _end_by_force(folder: ClusterFolder) -> None:

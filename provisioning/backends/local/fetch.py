@@ -10,18 +10,19 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import logging
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import tarfile
-import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
+from common.errors import ControlPlaneError
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.files import open_lock, write_json
 from provisioning.backends.local.java import require_java
@@ -31,6 +32,8 @@ from provisioning.backends.local.release import ReleaseFolder, by_hand
 from provisioning.backends.local.warmup import WarmUp, die_with_parent
 from provisioning.errors import ReleaseUnavailable
 from provisioning.spec import DesiredRelease
+
+logger = logging.getLogger(__name__)
 
 MAVEN_GOAL = "org.apache.maven.plugins:maven-dependency-plugin:3.6.1:copy"
 READABLE = 0o755
@@ -51,31 +54,41 @@ class Preparation:
     def log(self) -> Path:
         return self._region.releases / f"{self._release.sha256}.log"
 
-    def note(self, phase: str, *, failure: str = "") -> None:
-        """Write down how far we are, with who we are: a note of a process that has ended means nothing."""
-        content = {"phase": phase, "failure": failure, **own_identity().to_record()}
+    def note(self, phase: str, *, failure: str = "", is_over: bool = False) -> None:
+        """Write down how far we are, with who we are; `is_over` is the last word, without which an end is a failure."""
+        content = {"phase": phase, "failure": failure, "is_over": is_over, **own_identity().to_record()}
         write_json(self._region.release_state(self._release.sha256), content)
 
     def run(self) -> None:
-        """Do what is missing. Every failure that has a cause outside ends as a sentence in the note."""
+        """Do what is missing. Every failure ends as a sentence in the note."""
         try:
             with open_lock(self._folder.lock) as lock:
                 # Another region of this machine may be preparing the same release: its work serves us too.
                 fcntl.flock(lock, fcntl.LOCK_EX)
                 self._prepare()
-            self.note("Ready.")
-        except ReleaseUnavailable as error:
-            self.note("Failed.", failure=error.message)
+            self.note("Ready.", is_over=True)
+        except SystemExit:
+            self.note("Stopped.", is_over=True)
+        except ControlPlaneError as error:
+            self._fail(error.message)
         except OSError as error:
-            self.note("Failed.", failure=f"Preparing {self._name} failed: {error.strerror} ({error.filename}).")
+            self._fail(f"Preparing {self._name} failed: {error.strerror} ({error.filename}).")
+        except Exception as error:  # the rim of this process: an attempt that ends without a word explains nothing
+            logger.exception("preparing a release failed")
+            kind = type(error).__name__
+            self._fail(f"Preparing {self._name} failed for an unforeseen reason ({kind}); more is in {self.log}.")
+
+    def _fail(self, sentence: str) -> None:
+        self.note("Failed.", failure=sentence, is_over=True)
 
     @property
     def _name(self) -> str:
         return f"the engine release {self._release.version}"
 
     def _prepare(self) -> None:
+        self._folder.sweep()
         if not self._folder.is_unpacked():
-            with tempfile.TemporaryDirectory(dir=self._folder.path.parent, prefix=".fetch-") as folder:
+            with self._folder.scratch("fetch") as folder:
                 self._fetch(Path(folder))
         if not self._folder.is_ready():
             self.note(f"Warming up {self._name}, which makes every later start twice as fast.")
@@ -85,7 +98,7 @@ class Preparation:
     def _fetch(self, folder: Path) -> None:
         archive = self._find_archive(folder)
         self.note(f"Unpacking {self._name}.")
-        distribution = _unpack(archive, folder / "unpacked")
+        distribution = unpack(archive, folder / "unpacked")
         self._folder.path.mkdir(exist_ok=True)
         self._folder.path.chmod(READABLE)
         distribution.rename(self._folder.distribution)
@@ -139,32 +152,59 @@ class Preparation:
             )
 
 
-def _unpack(archive: Path, folder: Path) -> Path:
-    """Unpack into a new folder and return the one folder in it. The `data` filter refuses links and paths outside."""
+def unpack(archive: Path, folder: Path) -> Path:
+    """Unpack into a new folder and return the one folder in it.
+
+    Raises:
+        ReleaseUnavailable: it is damaged, holds what is neither file nor folder, or reaches outside.
+    """
     folder.mkdir()
     try:
         with tarfile.open(archive) as content:
-            content.extractall(folder, filter="data")
+            content.extractall(folder, members=_ordinary(content, folder))  # noqa: S202 - each member is checked
     except (tarfile.TarError, EOFError) as error:
         raise ReleaseUnavailable(f"The archive {archive.name} cannot be unpacked: {error}.") from error
-    (only,) = folder.iterdir()
-    return only
+    found = list(folder.iterdir())
+    if len(found) != 1:
+        raise ReleaseUnavailable(f"The archive {archive.name} holds {len(found)} things instead of one folder.")
+    return found[0]
+
+
+def _ordinary(content: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInfo]:
+    """Yield the members, and refuse all but files and folders below this one.
+
+    tarfile's own filter for this came with Python 3.11.4, and Debian 12 has 3.11.2.
+    """
+    for member in content:
+        is_below = (folder / member.name).resolve().is_relative_to(folder.resolve())
+        if not is_below or not (member.isreg() or member.isdir()):
+            raise tarfile.TarError(f"{member.name} is no file or folder inside it")
+        # Owner may write, nobody gets a set-user bit: what the filter would have done.
+        member.mode = 0o755 if member.isdir() or member.mode & 0o100 else 0o644
+        member.uid, member.gid, member.uname, member.gname = os.getuid(), os.getgid(), "", ""
+        yield member
 
 
 def _detach(begin: Callable[[], None]) -> bool:
-    """Go on in a process that is nobody's child: True there, after `begin`; False in the caller once that is done."""
+    """Go on in a process that is nobody's child: True there, after `begin`; False in the caller once that is done.
+
+    The caller ends with 1 when `begin` failed.
+    """
     reader, writer = os.pipe()
     if os.fork():
         os.close(writer)
         os.wait()
-        os.read(reader, 1)
+        has_begun = os.read(reader, 1)
         os.close(reader)
+        if not has_begun:
+            raise SystemExit(1)
         return False
     os.setsid()
     if os.fork():
         os._exit(0)
     os.close(reader)
     begin()
+    os.write(writer, b".")
     os.close(writer)
     return True
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -17,6 +18,25 @@ from provisioning.errors import RegionUnreachable
 # A lock is held for the time of a start at the most; whoever waits longer comes back in another turn.
 LOCK_WAIT_SECONDS = 3.0
 LOCK_POLL_SECONDS = 0.05
+# What a full, read-only or broken disk answers.
+DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
+
+
+@contextmanager
+def on_disk() -> Iterator[None]:
+    """Around each call of the backend: whatever the system refuses there is for another turn, with a sentence.
+
+    Raises:
+        RegionUnreachable: in place of any `OSError`.
+    """
+    try:
+        yield
+    except OSError as error:
+        what = "The region's disk cannot be used" if error.errno in DISK_ERRORS else "The region's machine refuses"
+        raise RegionUnreachable(
+            f"{what}: {error.strerror or 'no reason given'}. Mend that; until then this is tried again and again.",
+            internal=repr(error),
+        ) from error
 
 
 def write_whole(path: Path, content: bytes, *, mode: int = 0o600, owner: tuple[int, int] | None = None) -> None:

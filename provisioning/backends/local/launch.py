@@ -37,7 +37,7 @@ def main() -> int:
     return 0
 
 
-def launch(order: dict[str, Any]) -> dict[str, str]:
+def launch(order: dict[str, Any]) -> dict[str, Any]:
     """Start the engine in a process that is nobody's child, and return how that went.
 
     The pipe closes by itself on a successful exec; a failure is written into it first.
@@ -56,12 +56,12 @@ def launch(order: dict[str, Any]) -> dict[str, str]:
     return dict(json.loads(failure)) if failure else {"outcome": "started"}
 
 
-def _report_and_end(writer: int, answer: dict[str, str]) -> None:
+def _report_and_end(writer: int, answer: dict[str, Any]) -> None:
     os.write(writer, json.dumps(answer).encode()[:FAILURE_BYTES])
     os._exit(1)
 
 
-def _become_engine(order: dict[str, Any]) -> dict[str, str]:
+def _become_engine(order: dict[str, Any]) -> dict[str, Any]:
     """Never returns when all goes well."""
     try:
         # The last check, under the engine's own lock: whoever was suspended on the way here is out of date now.
@@ -76,7 +76,7 @@ def _become_engine(order: dict[str, Any]) -> dict[str, str]:
         signal.pthread_sigmask(signal.SIG_SETMASK, ())
         os.execve(order["argv"][0], order["argv"], order["env"])  # noqa: S606 - becoming the engine is the point
     except (OSError, ValueError, KeyError) as error:
-        return {"outcome": "failed", "reason": str(error)}
+        return {"outcome": "failed", "reason": str(error), "errno": getattr(error, "errno", None)}
 
 
 def _write_record(path: Path, record: dict[str, Any]) -> None:

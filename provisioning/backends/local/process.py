@@ -111,22 +111,31 @@ def identity_of(pid: int) -> Identity | None:
 
 
 def find_holders(path: Path) -> list[Identity]:
-    """Return the other processes that have a file open; looks at every process that we may look at."""
+    """Return the other processes that hold a file's lock; looks at every process that we may look at.
+
+    Having the file open is not holding it. Nor does `/proc/locks` help: it names the launcher, which took the lock.
+    """
     wanted = path.stat()
     holders = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _has_open(entry, wanted):
+        if entry.name.isdigit() and int(entry.name) != os.getpid() and _holds(entry, wanted):
             holders.append(identity_of(int(entry.name)))
     return [holder for holder in holders if holder is not None]
 
 
-def _has_open(process: Path, wanted: os.stat_result) -> bool:
+def _holds(process: Path, wanted: os.stat_result) -> bool:
     with suppress(OSError):
         for descriptor in (process / "fd").iterdir():
             with suppress(OSError):
-                if os.path.samestat(descriptor.stat(), wanted):
+                if os.path.samestat(descriptor.stat(), wanted) and _is_locked(process / "fdinfo" / descriptor.name):
                     return True
     return False
+
+
+def _is_locked(description: Path) -> bool:
+    """Tell whether the lock belongs to this very open file, which its heirs share."""
+    lines = description.read_text().splitlines()
+    return any(line.startswith("lock:") and " FLOCK " in line for line in lines)
 
 
 def read_boot_id() -> str:

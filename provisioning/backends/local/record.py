@@ -14,6 +14,7 @@ from provisioning.backends.local.files import read_json, write_json
 from provisioning.backends.local.health import Look
 from provisioning.backends.local.layout import ClusterFolder, Ports
 from provisioning.backends.local.process import Identity, read_boot_id
+from provisioning.errors import RegionUnreachable
 
 # A healthy engine is looked at every 3 s; an older sight means that no watch is running.
 SIGHT_FRESH_SECONDS = 5.0
@@ -40,19 +41,30 @@ class EngineRecord:
 
     @classmethod
     def read(cls, folder: ClusterFolder) -> EngineRecord | None:
-        """Return the record, None before the first start."""
+        """Return the record, None before the first start.
+
+        Raises:
+            RegionUnreachable: it is damaged; whether an engine runs cannot be told from it.
+        """
         record = read_json(folder.record)
         identity = Identity.from_record(record)
         if identity is None:
             return None
-        return cls(
-            identity,
-            str(record["digest"]),
-            Ports(int(record["ports"])),
-            bool(record["serves_rest"]),
-            int(record["starts"]),
-            str(record["last_exit"]),
-        )
+        try:
+            return cls(
+                identity,
+                str(record["digest"]),
+                Ports(int(record["ports"])),
+                bool(record["serves_rest"]),
+                int(record["starts"]),
+                str(record["last_exit"]),
+            )
+        except (KeyError, TypeError, ValueError) as error:
+            raise RegionUnreachable(
+                f"The record of this cluster's engine is damaged: {folder.record.name}. Restore it, or remove it once "
+                "no engine of this cluster runs.",
+                internal=repr(error),
+            ) from error
 
     def is_running(self) -> bool:
         return self.identity.is_alive()

@@ -4,19 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
+import tempfile
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 from common.errors import Temporary
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.files import read_json
 from provisioning.backends.local.java import require_java
 from provisioning.backends.local.layout import RegionFolder
-from provisioning.backends.local.process import Identity
+from provisioning.backends.local.process import Identity, read_boot_id
 from provisioning.backends.local.settings import LocalSettings
-from provisioning.errors import JavaMissing, ReleaseUnavailable
+from provisioning.errors import JavaMissing, RegionUnreachable, ReleaseUnavailable
 from provisioning.spec import DesiredRelease, ReleaseState
 
 # The folder that holds the top package, for the program that prepares releases.
@@ -61,6 +65,15 @@ class ReleaseFolder:
         """There once the class archives were tried: without them an engine starts too, only slower."""
         return self.archives / "done"
 
+    def scratch(self, purpose: str) -> tempfile.TemporaryDirectory[str]:
+        """A folder for the time of a preparation; only for whoever holds `lock`."""
+        return tempfile.TemporaryDirectory(dir=self.path.parent, prefix=f".{purpose}-{self.sha256}-")
+
+    def sweep(self) -> None:
+        """Remove what a killed preparation left; only for whoever holds `lock`."""
+        for left in self.path.parent.glob(f".*-{self.sha256}-*"):
+            shutil.rmtree(left, ignore_errors=True)
+
     def is_unpacked(self) -> bool:
         return self.distribution.is_dir()
 
@@ -85,20 +98,26 @@ class Releases:
         self._region = RegionFolder(settings.region_home)
 
     def state(self, release: DesiredRelease) -> tuple[ReleaseState, str]:
-        """Return how far a release is and a sentence about it; reads three small files."""
+        """Return how far a release is and a sentence about it; reads four small files."""
         try:
             folder = self._folder(release)
         except JavaMissing as error:
             return ReleaseState.FAILED, error.message
         if folder.is_ready():
             return ReleaseState.READY, ""
-        note = read_json(self._region.release_state(release.sha256))
-        if note.get("failure"):
-            return ReleaseState.FAILED, str(note["failure"])
-        worker = Identity.from_record(note)
-        if worker is not None and worker.is_alive():
+        path = self._region.release_state(release.sha256)
+        note = read_json(path)
+        worker = worker_of(note)
+        if worker is None:
+            failure = str(note.get("failure", ""))
+            return (ReleaseState.FAILED if failure else ReleaseState.ABSENT), failure
+        if worker.is_alive():
             return ReleaseState.PREPARING, str(note["phase"])
-        return ReleaseState.ABSENT, ""
+        if read_json(path) != note:
+            # It ended in order, between our two looks.
+            return self.state(release)
+        # Were this absent, it would be begun again at once, for ever.
+        return ReleaseState.FAILED, _explain_silence(release, note)
 
     def prepare(self, release: DesiredRelease) -> None:
         """Start the program that fetches a release, unless it is at work or done; an earlier failure is forgotten.
@@ -106,6 +125,7 @@ class Releases:
         Raises:
             JavaMissing: no Java to run the release on.
             ReleaseUnavailable: the cache cannot be written.
+            RegionUnreachable: the program did not begin.
         """
         folder = self._folder(release)
         if self.state(release)[0] in {ReleaseState.READY, ReleaseState.PREPARING}:
@@ -117,13 +137,20 @@ class Releases:
                 f"The cache {self._settings.cache} cannot be written: {error.strerror}."
             ) from error
         order = {"release": asdict(release), **_to_order(self._settings)}
-        subprocess.run(
+        ran = subprocess.run(
             [sys.executable, "-m", "provisioning.backends.local.fetch"],
             input=json.dumps(order).encode(),
+            capture_output=True,
             env={name: value for name, value in os.environ.items() if not name.startswith(OURS)},
             cwd=CODE,
-            check=True,
+            check=False,
         )
+        if ran.returncode != 0:
+            raise RegionUnreachable(
+                f"Preparing the engine release {release.version} could not be begun. Look whether the region's disk is "
+                "full or its memory short.",
+                internal=ran.stderr.decode(errors="replace")[-500:],
+            )
 
     def program(self, release: DesiredRelease) -> Program:
         """Return what to run.
@@ -139,6 +166,19 @@ class Releases:
 
     def _folder(self, release: DesiredRelease) -> ReleaseFolder:
         return ReleaseFolder(self._settings.cache, release.sha256, require_java(self._settings.java_home))
+
+
+def worker_of(note: Mapping[str, Any]) -> Identity | None:
+    """Return who should be at work; None when the attempt was ended, by itself, by `stop_all` or with the machine."""
+    worker = None if note.get("is_over") else Identity.from_record(note)
+    return worker if worker is not None and worker.boot_id == read_boot_id() else None
+
+
+def _explain_silence(release: DesiredRelease, note: Mapping[str, Any]) -> str:
+    return (
+        f"The preparation of the engine release {release.version} ended without a word. The last one was: "
+        f"“{note['phase']}” Something may have killed it, such as a machine short of memory; try again."
+    )
 
 
 def _to_order(settings: LocalSettings) -> dict[str, str | None]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from common.errors import Permanent
 from provisioning.backends.local.configuration import LOG_CONFIGURATION, Program, arguments, environment
-from provisioning.backends.local.files import write_json, write_whole
+from provisioning.backends.local.files import DISK_ERRORS, write_json, write_whole
 from provisioning.backends.local.layout import ClusterFolder, Ports
 from provisioning.backends.local.record import EngineRecord
 from provisioning.backends.local.settings import LocalSettings
@@ -43,7 +43,7 @@ def require_possible(desired: DesiredCluster, engine_user: str | None) -> None:
 
 
 def lay_down(desired: DesiredCluster, folder: ClusterFolder, ports: Ports, settings: LocalSettings) -> None:
-    """Make the cluster's folders, keep its ports and give it a certificate; may run twice.
+    """Make the cluster's folders, keep its ports and what disk it was promised, give it a certificate; may run twice.
 
     Raises:
         Permanent: the installation's authority cannot be read.
@@ -57,7 +57,7 @@ def lay_down(desired: DesiredCluster, folder: ClusterFolder, ports: Ports, setti
     for own in (folder.data, folder.log, folder.tmp):
         _make(own, 0o700, owner)
     write_whole(folder.log_configuration, LOG_CONFIGURATION.read_bytes(), mode=0o444)
-    write_json(folder.ports, {"first": ports.first}, is_durable=True)
+    write_json(folder.ports, {"first": ports.first, "disk_mib": desired.size.disk_mib}, is_durable=True)
     names = list(dict.fromkeys(["localhost", settings.address, desired.host_name]))
     ensure_certificate(KeyPairFiles(folder.tls), authority, names, owner=owner)
 
@@ -79,6 +79,7 @@ class Launch:
             Fenced: a newer turn came while we were on the way.
             Permanent: the engine user lacks access to something.
             RegionUnreachable: the launcher itself failed, or met a living engine that is not on record.
+            OSError: the disk is full, read-only or broken.
         """
         order = {
             "lock": str(self.folder.engine_lock),
@@ -107,7 +108,7 @@ class Launch:
         }
 
 
-def _run_launcher(order: Mapping[str, Any]) -> dict[str, str]:
+def _run_launcher(order: Mapping[str, Any]) -> dict[str, Any]:
     ran = subprocess.run(
         [sys.executable, "-I", "-S", str(LAUNCHER)],
         input=json.dumps(order),
@@ -121,11 +122,13 @@ def _run_launcher(order: Mapping[str, Any]) -> dict[str, str]:
     return dict(json.loads(ran.stdout))
 
 
-def _judge(answer: Mapping[str, str]) -> None:
+def _judge(answer: Mapping[str, Any]) -> None:
     if answer["outcome"] == "locked":
         raise RegionUnreachable("An engine of this cluster runs already, and its record is not there (yet).")
     if answer["outcome"] == "fenced":
         raise Fenced("A newer turn has taken over this cluster.")
+    if answer.get("errno") in DISK_ERRORS:
+        raise OSError(answer["errno"], os.strerror(answer["errno"]))
     if answer["outcome"] == "failed":
         raise Permanent(
             "The engine's process could not be started. The engine user must be able to read the engine's program, "

@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-from provisioning.backends.local.backend import STOP_GRACE_SECONDS
 from provisioning.backends.local.files import read_json
 from provisioning.backends.local.layout import RegionFolder
 from provisioning.backends.local.process import Identity
 from provisioning.backends.local.record import EngineRecord
+from provisioning.backends.local.release import worker_of
 from provisioning.errors import RegionUnreachable
+from provisioning.spec import STOP_GRACE_SECONDS
 
 KILL_WAIT_SECONDS = 5.0
 
@@ -55,9 +56,11 @@ def _ask_engines_to_stop(region: RegionFolder) -> Iterator[Identity]:
 
 def _end_preparations(region: RegionFolder) -> Iterator[Identity]:
     for note in region.releases.glob("*.json"):
-        worker = Identity.from_record(read_json(note))
-        if worker is not None and worker.signal(signal.SIGTERM):
-            yield worker
+        # Nor must one damaged note.
+        with suppress(RegionUnreachable):
+            worker = worker_of(read_json(note))
+            if worker is not None and worker.signal(signal.SIGTERM):
+                yield worker
 
 
 def main() -> None:

@@ -9,7 +9,6 @@ import shutil
 import signal
 import socket
 import subprocess
-import tempfile
 import time
 import uuid
 from datetime import UTC, datetime, timedelta
@@ -55,8 +54,8 @@ class WarmUp:
         shutil.rmtree(self._release.archives, ignore_errors=True)
         self._release.archives.mkdir()
         self._give(self._release.archives)
-        # Below the system's folder for such: the engine user may pass through there.
-        with tempfile.TemporaryDirectory(prefix="flowplane-warm-up-") as home:
+        # Beside the release, where the engine user may pass through anyway, and where leftovers are swept.
+        with self._release.scratch("warm-up") as home:
             self._make_archives(Path(home))
         self._release.warmed.touch()
         self._release.archives.chmod(0o755)

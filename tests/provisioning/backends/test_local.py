@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -15,7 +16,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from dataclasses import replace
+from dataclasses import asdict, replace
 from hashlib import sha256
 from pathlib import Path
 from unittest.mock import patch
@@ -26,14 +27,17 @@ from cryptography import x509
 
 from common.errors import Permanent, Temporary
 from provisioning.backends.local import LocalBackend
+from provisioning.backends.local.admission import admit
 from provisioning.backends.local.configuration import DISK_WATERMARK_MIB
+from provisioning.backends.local.fetch import Preparation, unpack
+from provisioning.backends.local.files import on_disk
 from provisioning.backends.local.layout import ClusterFolder, Ports
-from provisioning.backends.local.process import Identity, identity_of, own_identity
+from provisioning.backends.local.process import Identity, find_holders, identity_of, own_identity
 from provisioning.backends.local.record import EngineRecord
 from provisioning.backends.local.release import by_hand
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.backends.local.tls import KeyPairFiles
-from provisioning.errors import JavaMissing, NoCapacity, PortTaken, RegionUnreachable
+from provisioning.errors import JavaMissing, NoCapacity, PortTaken, RegionUnreachable, ReleaseUnavailable
 from provisioning.spec import DesiredCluster, DesiredRelease, Lifecycle, ObservedCluster, ReleaseState
 from tests.provisioning.backends.conftest import SMALL, LocalStage, desired_release
 from tests.provisioning.backends.contract import BackendContract, await_sight, client, start
@@ -364,6 +368,21 @@ def test_deletion_works_with_a_damaged_record_and_a_living_engine(
     assert not folder.path.exists()
 
 
+def test_deletion_spares_who_merely_has_the_lock_file_open(
+    empty_stage: LocalStage, folder: ClusterFolder, sleeper: EngineRecord
+) -> None:
+    folder.record.unlink()
+    with folder.engine_lock.open() as file, subprocess.Popen(["/bin/sleep", "60"], stdin=file) as reader:
+        holders = find_holders(folder.engine_lock)
+        empty_stage.backend.delete(folder.cluster_id, epoch=6)
+        reader_status = reader.poll()
+        reader.kill()
+
+    assert holders == [sleeper.identity]
+    assert not sleeper.is_running()
+    assert reader_status is None
+
+
 @pytest.mark.engine
 def test_an_engine_that_lost_its_record_is_not_doubled_and_can_be_deleted(local_stage: LocalStage) -> None:
     cluster = local_stage.desired()
@@ -380,6 +399,16 @@ def test_an_engine_that_lost_its_record_is_not_doubled_and_can_be_deleted(local_
     assert count_before == 1
     assert not record.is_running()
     assert not folder.path.exists()
+
+
+def test_an_engine_whose_folder_is_missing_is_not_started_on_an_empty_one(local_stage: LocalStage) -> None:
+    desired = local_stage.desired()
+    folder = local_stage.region.cluster(desired.cluster_id)
+    folder.engine_lock.touch()
+    with pytest.raises(RegionUnreachable, match="put the folder back"):
+        local_stage.backend.start(desired, epoch=local_stage.next_epoch())
+    assert not folder.path.exists()
+    assert local_stage.count_engines(desired.cluster_id) == 0
 
 
 def test_deletion_never_follows_a_link_out_of_the_region(
@@ -468,6 +497,31 @@ def test_an_engine_is_not_started_below_the_disk_it_needs_and_its_own_watermark(
 
     assert caught.value.details["resource"] == "disk"
     assert not local_stage.backend.observe(cluster).exists
+
+
+def test_disk_that_other_clusters_were_promised_and_do_not_use_yet_is_not_promised_again(
+    empty_stage: LocalStage, folder: ClusterFolder
+) -> None:
+    settings = replace(empty_stage.settings, memory_budget_mib=10**6)
+    cluster = empty_stage.desired(size=replace(SMALL, disk_mib=1))
+    own = empty_stage.region.cluster(cluster.cluster_id)
+    own.path.mkdir()
+    own.ports.write_text(json.dumps({"first": settings.ports.start}))
+    damaged = empty_stage.region.cluster(empty_stage.desired().cluster_id)
+    damaged.path.mkdir()
+    damaged.ports.write_text("{damaged")
+    folder.ports.write_text(json.dumps({"first": 1, "disk_mib": 10**9}))
+    folder.data.mkdir()
+    (folder.data / "segment").write_bytes(os.urandom(3 * 2**20))
+    free_mib = shutil.disk_usage(folder.path).free // 2**20
+
+    with pytest.raises(NoCapacity, match="999999997 MiB are promised to the region's other clusters") as caught:
+        admit(cluster, own, empty_stage.region, settings)
+    folder.ports.write_text(json.dumps({"first": 1, "disk_mib": 3}))
+    admit(cluster, own, empty_stage.region, settings)
+
+    assert caught.value.details["needed_mib"] == 1 + DISK_WATERMARK_MIB
+    assert caught.value.details["free_mib"] == pytest.approx(free_mib, abs=2000)
 
 
 @pytest.mark.engine
@@ -626,6 +680,72 @@ def test_a_preparation_that_was_killed_is_absent_again_and_wakes_who_waits_for_i
     assert not list(empty_stage.settings.cache.glob("engines/.fetch-*"))
 
 
+def test_a_preparation_that_was_killed_without_a_word_has_failed_and_the_next_sweeps_what_it_left(
+    empty_stage: LocalStage, tiny: DesiredRelease, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    maven = tmp_path / "mvn"
+    maven.write_text("#!/bin/sh\nexec sleep 60\n")
+    maven.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    archive = by_hand(empty_stage.settings.cache, tiny)
+    archive.rename(tmp_path / "archive")
+    wish = empty_stage.desired(release=tiny)
+    empty_stage.backend.prepare(tiny)
+    await_sight(empty_stage.backend, wish, lambda sight: sight.release_detail.startswith("Downloading"))
+    worker = Identity.from_record(json.loads(empty_stage.region.release_state(tiny.sha256).read_text()))
+    assert worker is not None
+    worker.signal(signal.SIGKILL)
+    worker.wait(5)
+    killed = empty_stage.backend.observe(wish)
+    left = list(empty_stage.settings.cache.glob("engines/.*"))
+    shutil.move(tmp_path / "archive", archive)
+
+    assert killed.release is ReleaseState.FAILED
+    assert "ended without a word. The last one was: “Downloading" in killed.release_detail
+    assert len(left) == 1
+    assert prepare(empty_stage, tiny).release is ReleaseState.READY
+    assert not list(empty_stage.settings.cache.glob("engines/.*"))
+
+
+def test_a_preparation_that_ended_with_the_machine_is_absent(empty_stage: LocalStage, tiny: DesiredRelease) -> None:
+    note = {"phase": "Downloading.", "failure": "", **own_identity().to_record(), "boot_id": "another boot"}
+    empty_stage.region.release_state(tiny.sha256).write_text(json.dumps(note))
+
+    assert empty_stage.backend.observe(empty_stage.desired(release=tiny)).release is ReleaseState.ABSENT
+
+
+def test_an_unforeseen_failure_of_a_preparation_is_noted_too(empty_stage: LocalStage, tiny: DesiredRelease) -> None:
+    settings = {"cache": empty_stage.settings.cache, "java_home": empty_stage.settings.java_home, "engine_user": None}
+    order = {"release": asdict(tiny), "region_home": empty_stage.settings.region_home, **settings}
+    (empty_stage.settings.cache / "engines").mkdir()
+    with patch.object(Preparation, "_prepare", side_effect=ValueError):
+        Preparation(order).run()
+
+    sight = empty_stage.backend.observe(empty_stage.desired(release=tiny))
+    assert sight.release is ReleaseState.FAILED
+    assert "unforeseen reason (ValueError)" in sight.release_detail
+
+
+def test_an_archive_with_two_top_folders_is_refused_with_a_sentence(empty_stage: LocalStage) -> None:
+    content = io.BytesIO()
+    with tarfile.open(fileobj=content, mode="w:gz") as archive:
+        for name in ("one/lib", "two/lib"):
+            archive.addfile(tarfile.TarInfo(name), io.BytesIO())
+    sight = prepare(empty_stage, put_by_hand(empty_stage, content.getvalue()))
+
+    assert sight.release is ReleaseState.FAILED
+    assert "holds 2 things instead of one folder" in sight.release_detail
+
+
+def test_a_preparation_that_cannot_note_its_beginning_is_for_another_turn(
+    empty_stage: LocalStage, tiny: DesiredRelease
+) -> None:
+    shutil.rmtree(empty_stage.region.releases)
+
+    with pytest.raises(RegionUnreachable, match="could not be begun"):
+        empty_stage.backend.prepare(tiny)
+
+
 def test_starting_before_the_release_is_ready_is_for_another_turn(empty_stage: LocalStage) -> None:
     with pytest.raises(Temporary, match=r"release 8\.5\.8 is not ready"):
         empty_stage.backend.start(empty_stage.desired(), epoch=1)
@@ -757,7 +877,60 @@ def test_a_region_is_stopped_without_a_database_and_its_engines_do_not_read_as_c
     local_stage.backend.delete(cluster.cluster_id, epoch=local_stage.next_epoch())
 
 
+def test_a_damaged_note_does_not_keep_the_other_preparations_running(empty_stage: LocalStage) -> None:
+    worker = subprocess.Popen(["/bin/sleep", "60"])
+    identity = identity_of(worker.pid)
+    assert identity is not None
+    for name in ("a", "z"):
+        (empty_stage.region.releases / f"{name}.json").write_text("{damaged")
+    (empty_stage.region.releases / "m.json").write_text(json.dumps(identity.to_record()))
+
+    stop_all(empty_stage.settings.region_home)
+
+    assert worker.wait(5) == -signal.SIGTERM
+
+
+@pytest.mark.parametrize(
+    ("number", "sentence"),
+    [
+        (errno.ENOSPC, "The region's disk cannot be used: No space left on device"),
+        (errno.ENOMEM, "The region's machine refuses: Cannot allocate memory"),
+    ],
+)
+def test_what_the_system_refuses_is_for_another_turn_with_a_sentence(number: int, sentence: str) -> None:
+    with pytest.raises(RegionUnreachable, match=sentence), on_disk():
+        raise OSError(number, os.strerror(number))
+
+
+def test_a_region_that_cannot_be_written_is_unreachable(empty_stage: LocalStage) -> None:
+    shutil.rmtree(empty_stage.region.waiting)
+
+    with pytest.raises(RegionUnreachable, match="No such file"):
+        empty_stage.backend.observe(empty_stage.desired())
+
+
 def test_ports_are_a_block_without_gaps() -> None:
     ports = Ports(100)
 
     assert list(ports.all) == [ports.grpc, ports.rest, ports.management, ports.command, ports.internal]
+
+
+@pytest.mark.parametrize(("name", "kind"), [("../outside", tarfile.REGTYPE), ("dist/link", tarfile.SYMTYPE)])
+def test_an_archive_that_reaches_outside_is_refused(tmp_path: Path, name: str, kind: bytes) -> None:
+    archive = tmp_path / "release.tar.gz"
+    with tarfile.open(archive, "w:gz") as content:
+        member = tarfile.TarInfo(name)
+        member.type, member.linkname = kind, "/etc"
+        content.addfile(member)
+    with pytest.raises(ReleaseUnavailable, match="cannot be unpacked"):
+        unpack(archive, tmp_path / "unpacked")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["release.tar.gz", "unpacked"]
+
+
+def test_a_damaged_record_is_no_answer_and_names_its_file(local_stage: LocalStage) -> None:
+    desired = local_stage.desired()
+    folder = local_stage.region.cluster(desired.cluster_id)
+    folder.path.mkdir()
+    folder.record.write_text(json.dumps(own_identity().to_record()))
+    with pytest.raises(RegionUnreachable, match=r"engine\.json"):
+        local_stage.backend.observe(desired)
