@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import datetime
 from functools import partial
 from typing import TYPE_CHECKING, Any
 from uuid import UUID
@@ -200,7 +201,8 @@ def cluster_delete(request: HttpRequest, actor: Actor, cluster_id: UUID) -> Http
             return redirect("console:cluster", cluster_id)
         _renew_generation(form, row.spec_generation)
     preview, refusal = _rehearse(services.request_deletion, actor=actor, cluster_id=cluster_id)
-    context = {"cluster": view, "form": form, "preview": preview, "refusal": refusal}
+    kept_until = datetime.fromisoformat(preview.changes["delete_after"][1]) if preview else None
+    context = {"cluster": view, "form": form, "preview": preview, "refusal": refusal, "kept_until": kept_until}
     return render(request, "console/cluster_delete.html", context, status=status_of(form))
 
 

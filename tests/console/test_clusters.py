@@ -161,6 +161,7 @@ def test_a_plan_for_an_older_state_is_refused_and_shown_anew(
 
 def test_deleting_needs_the_name(browser: Browser, alice: Person, orders: ClusterView) -> None:
     session, address = browser(alice), page("cluster_delete", orders.row.pk)
+    assert "Its data is kept until" in session.get(address).content.decode()
     answer = session.post(address, {"generation": 1, "typed_name": "order"})
     assert "This is not the cluster’s name" in answer.content.decode()
     assert 'value="order"' in answer.content.decode()
