@@ -8,8 +8,7 @@ from typing import Any
 from uuid import UUID
 
 from django.contrib import admin, messages
-from django.db.models import OuterRef, QuerySet, Subquery
-from django.db.models.functions import Now
+from django.db.models import QuerySet
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
 from django.template.response import TemplateResponse
@@ -19,10 +18,10 @@ from django.utils.safestring import SafeString
 from django.views.decorators.http import require_POST
 
 from common.errors import Temporary
-from provisioning import conditions, planner, reconciler, wakeups
+from provisioning import conditions, planner, reconciler, selectors, wakeups
 from provisioning.models import Channel, Cluster, Operation, OperationStep, PlanType, Region, Release
-from provisioning.spec import DesiredCluster, Lifecycle
-from provisioning.states import OPEN_STATES, STEP_TITLES, ConditionType, OperationKind, Phase, Truth, summarize
+from provisioning.spec import DesiredCluster
+from provisioning.states import STEP_TITLES, ConditionType, Phase, Truth
 from tenants import audit
 from tenants.admin import OperatorAdmin, ReadOnlyInline, operator_of
 
@@ -105,10 +104,8 @@ class ClusterAdmin(OperatorAdmin):
 
     def get_queryset(self, request: HttpRequest) -> QuerySet[Cluster]:
         """With what the phase is derived from."""
-        open_ones = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
-        kind = Subquery(open_ones.values("kind")[:1])
         rows: QuerySet[Cluster] = super().get_queryset(request)
-        return rows.annotate(now=Now(), open_operation_kind=kind)
+        return selectors.with_operation(rows)
 
     def get_urls(self) -> list[URLPattern]:
         """The object's two actions, before the catch-all of the object's own page."""
@@ -126,16 +123,7 @@ class ClusterAdmin(OperatorAdmin):
     @admin.display
     def phase(self, row: Cluster) -> Phase:
         """The one word for people."""
-        kind: str | None = row.open_operation_kind  # type: ignore[attr-defined]
-        return summarize(
-            conditions.from_json(row.conditions),
-            lifecycle=Lifecycle(row.lifecycle),
-            was_healthy=row.was_healthy,
-            is_seen=row.observed_generation >= row.spec_generation,
-            operation=OperationKind(kind) if kind else None,
-            is_gone=row.deleted_at is not None,
-            undo_window_open=row.delete_after is not None and row.delete_after > row.now,  # type: ignore[attr-defined]
-        )
+        return selectors.phase_of(row)
 
     @admin.display(description="conditions")
     def facts(self, row: Cluster) -> str:

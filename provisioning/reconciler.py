@@ -15,7 +15,7 @@ from provisioning import selectors as read
 from provisioning.conditions import code_of
 from provisioning.errors import EngineKeepsEnding, Fenced, ReleaseUnavailable
 from provisioning.models import Cluster
-from provisioning.planner import Action, CloseCluster, PrepareRelease, StartEngine
+from provisioning.planner import Action, PrepareRelease, StartEngine
 from provisioning.services import TurnOutcome
 from provisioning.spec import ObservedCluster, ReleaseState
 from provisioning.states import Condition
@@ -113,24 +113,22 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))
         return TurnOutcome(observed, action, error_code=error.code, error_message=error.message, due_in_seconds=seconds)
     except Permanent as error:
-        if subject.open_operation_id is None:
-            # Nobody asked for anything, so there is nothing that a person could retry: look again by ourselves.
-            return TurnOutcome(
-                observed,
-                action,
-                error_code=error.code,
-                error_message=error.message,
-                due_in_seconds=MAX_BACKOFF_SECONDS,
-            )
-        return TurnOutcome(observed, action, error_code=error.code, error_message=error.message, is_permanent=True)
+        # Without an operation there is nothing that a person could retry: look again by ourselves.
+        is_permanent = subject.open_operation_id is not None
+        return TurnOutcome(
+            observed,
+            action,
+            error_code=error.code,
+            error_message=error.message,
+            is_permanent=is_permanent,
+            due_in_seconds=None if is_permanent else MAX_BACKOFF_SECONDS,
+        )
     except Exception:  # the loop's rim: one broken cluster must not stop the others, and must not spin
         logger.exception("turn failed", extra={"cluster_id": subject.row.pk, "turn_id": turn_id})
         sentence = f"Something unexpected went wrong. We look into it; the reference is {turn_id}."
         return TurnOutcome(
             observed, action, error_code="internal", error_message=sentence, due_in_seconds=MAX_BACKOFF_SECONDS
         )
-    if isinstance(action, CloseCluster):
-        return TurnOutcome(observed, action)
     waits_for = observed.waits_for or observed.release_detail
     due = AFTER_ACTION_SECONDS if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)

@@ -152,7 +152,7 @@ def licence_note(licence: str) -> str:
 def clusters_of(actor: Actor, page: Page) -> Slice[ClusterView]:
     """The organization's clusters, newest first. One query."""
     actor.require(Permission.CLUSTERS_READ)
-    rows = slice_newest_first(_with_operation(Cluster.objects.for_organization(actor.organization).live()), page)
+    rows = slice_newest_first(_viewed(actor), page)
     return Slice([_cluster_view(row) for row in rows.items], rows.next_cursor)
 
 
@@ -163,7 +163,7 @@ def cluster(actor: Actor, cluster_id: UUID) -> ClusterView:
         NotFound: no such cluster in the actor's organization, or it is gone.
     """
     actor.require(Permission.CLUSTERS_READ)
-    row = _with_operation(Cluster.objects.for_organization(actor.organization).live()).filter(pk=cluster_id).first()
+    row = _viewed(actor).filter(pk=cluster_id).first()
     if row is None:
         raise NotFound("There is no such cluster in this organization.")
     return _cluster_view(row)
@@ -273,18 +273,36 @@ def host_name_of(row: Cluster) -> str:
     return f"{row.pk}.{row.region.domain}"
 
 
-def _open_operation(outer: str) -> Subquery:
-    open_ones = Operation.objects.filter(cluster=OuterRef(outer), state__in=OPEN_STATES)
-    return Subquery(open_ones.values("pk")[:1])
-
-
-def _with_operation(rows: QuerySet[Cluster]) -> QuerySet[Cluster]:
-    open_ones = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
-    return rows.select_related("region", "plan_type", "release", "channel", "audience").annotate(
-        now=Now(),
-        open_operation_id=Subquery(open_ones.values("pk")[:1]),
-        open_operation_kind=Subquery(open_ones.values("kind")[:1]),
+def with_operation(rows: QuerySet[Cluster]) -> QuerySet[Cluster]:
+    """Clusters with the time and the operation in progress, from which `phase_of` derives the phase."""
+    return rows.annotate(
+        now=Now(), open_operation_id=_open_operation("pk"), open_operation_kind=_open_operation("kind")
     )
+
+
+def phase_of(row: Cluster) -> Phase:
+    """The one word for people, for a row that came by `with_operation`. No query."""
+    found: Any = row  # the annotations are invisible to the type checker
+    return summarize(
+        conditions.from_json(row.conditions),
+        lifecycle=Lifecycle(row.lifecycle),
+        was_healthy=row.was_healthy,
+        operation=OperationKind(found.open_operation_kind) if found.open_operation_kind else None,
+        is_seen=row.observed_generation >= row.spec_generation,
+        is_gone=row.deleted_at is not None,
+        undo_window_open=row.delete_after is not None and row.delete_after > found.now,
+    )
+
+
+def _open_operation(field: str) -> Subquery:
+    """A field of the cluster's operation in progress, of which there is at most one."""
+    open_ones = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
+    return Subquery(open_ones.values(field)[:1])
+
+
+def _viewed(actor: Actor) -> QuerySet[Cluster]:
+    rows = Cluster.objects.for_organization(actor.organization).live()
+    return with_operation(rows.select_related("region", "plan_type", "release", "channel", "audience"))
 
 
 def _with_steps(rows: QuerySet[Operation]) -> QuerySet[Operation]:
@@ -299,19 +317,8 @@ def _with_steps(rows: QuerySet[Operation]) -> QuerySet[Operation]:
 
 
 def _cluster_view(row: Cluster) -> ClusterView:
-    facts = conditions.from_json(row.conditions)
-    kind: str | None = row.open_operation_kind  # type: ignore[attr-defined]
-    now: datetime = row.now  # type: ignore[attr-defined]
-    phase = summarize(
-        facts,
-        lifecycle=Lifecycle(row.lifecycle),
-        was_healthy=row.was_healthy,
-        operation=OperationKind(kind) if kind else None,
-        is_seen=row.observed_generation >= row.spec_generation,
-        undo_window_open=row.delete_after is not None and row.delete_after > now,
-    )
     operation_id: UUID | None = row.open_operation_id  # type: ignore[attr-defined]
-    return ClusterView(row, phase, facts, operation_id)
+    return ClusterView(row, phase_of(row), conditions.from_json(row.conditions), operation_id)
 
 
 def _paces(organization_id: UUID, operations: Iterable[Operation]) -> Mapping[StepKind, verdicts.Pace | None]:
