@@ -1,5 +1,6 @@
 # Every target sets up what it needs first; a second run finds it in place.
-# Settings: FLOWPLANE_HOME (state), FLOWPLANE_CACHE (downloads), FLOWPLANE_WEB_PORT, FLOWPLANE_WEB_TLS_PORT.
+# Settings: FLOWPLANE_HOME (state), FLOWPLANE_CACHE (downloads), and the ports FLOWPLANE_WEB_PORT,
+# FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT.
 
 PYTHON ?= python3
 BIN := .venv/bin
@@ -29,12 +30,13 @@ setup:
 setup-development:
 	@$(SETUP) development
 
-check: setup-development ## Format, lint, types, import contracts, missing migrations
+check: setup-development ## Format, lint, types, import contracts, missing and unsafe migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(EMBEDDED) detached -- $(BIN)/mypy
 	$(BIN)/lint-imports
 	$(EMBEDDED) detached -- $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest --quiet tests/architecture/test_migrations.py
 
 test: setup-development ## The whole test suite, on real servers and engines (ARGS='-k name': a part of it)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest $(ARGS)

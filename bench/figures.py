@@ -46,7 +46,7 @@ def main() -> int:
     machine = furnish(home, chosen_ports())
     try:
         with running(machine, lambda _title: contextlib.nullcontext()) as supervisor:
-            visitor = _newcomer(machine)
+            visitor = newcomer(machine)
             _show("accepted -> engine healthy", *_against_by_hand(machine, visitor))
             cluster_id = _healthy_cluster(visitor)[0]
             _show_inside("no-op turn", machine, "noop", cluster_id)
@@ -66,7 +66,8 @@ def _show(title: str, *lines: str) -> None:
     print(flush=True)
 
 
-def _newcomer(machine: Machine) -> Visitor:
+def newcomer(machine: Machine) -> Visitor:
+    """A person who has signed up and founded an organization."""
     visitor = Visitor(machine.ports.public_url)
     journey = Journey(machine.home, Terminal(), visitor, keyring.make_login())
     journey.enter()

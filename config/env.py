@@ -43,6 +43,17 @@ class Environment:
             raise ImproperlyConfigured(f"{variable} is not set. Set it (or {file_variable}) and start again.")
         return default
 
+    def all_or_none(self, *names: str) -> dict[str, str] | None:
+        """Texts that belong together, by name; None when none of them is set."""
+        values = {name: self.text(name, "") for name in names}
+        missing = [PREFIX + name for name, value in values.items() if not value]
+        if len(missing) == len(names):
+            return None
+        if missing:
+            given = sorted(PREFIX + name for name, value in values.items() if value)
+            raise ImproperlyConfigured(f"{', '.join(missing)} must be set too, because {', '.join(given)} is.")
+        return values
+
     def number(self, name: str, default: int | None = None) -> int:
         """A whole number, 0 or above."""
         return self._parsed(name, None if default is None else str(default), int, "a whole number", lambda n: n >= 0)

@@ -15,7 +15,7 @@ from threading import Event
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Count, DurationField, ExpressionWrapper, Min, Model, Q, QuerySet
+from django.db.models import Count, DurationField, ExpressionWrapper, Max, Min, Model, Q, QuerySet
 from django.db.models.functions import Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
@@ -25,8 +25,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.errors import NotPermitted
-from provisioning.models import Cluster, Operation
-from provisioning.states import ConditionType, Truth
+from provisioning.models import Backup, Cluster, Leftover, Operation
+from provisioning.services import installation
+from provisioning.states import BackupState, ConditionType, Hold, LeftoverState, Truth
 from tenants.models import OutgoingMail
 from tenants.scoping import as_system
 
@@ -64,7 +65,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @transaction.non_atomic_requests
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Whether work gets done, check by check; 503 when it does not. Four statements."""
+    """Whether work gets done, check by check; 503 when it does not. Five statements."""
     checks = run_checks()
     is_ok = all(check.is_ok for check in checks.values())
     body = {"ok": is_ok, "checks": {name: check.to_dict() for name, check in checks.items()}}
@@ -84,6 +85,7 @@ def run_checks() -> dict[str, Check]:
                 "migrations": migrations,
                 "turns": _check_turns(),
                 "mail": _check_mail(),
+                "installation": _check_installation(),
             }
     except DatabaseError:
         return {"database": Check(False, "The database does not answer. Look at PostgreSQL's own log.")}
@@ -128,6 +130,17 @@ def _check_mail() -> Check:
     return Check(True, f"No mail waits longer than {MAX_UNSENT_MAIL_SECONDS:.0f} s to be sent.")
 
 
+def _check_installation() -> Check:
+    """Never a reason to be down: what is held back waits for an operator, and everything else goes on."""
+    if installation.is_set_back():
+        return Check(
+            True,
+            "This database is an older copy than a region has seen: clusters that differ, and all removals, wait for "
+            "an operator. See “Installations” on the operator site.",
+        )
+    return Check(True, "No region has seen a later database than this.")
+
+
 def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
     """How many rows wait, and for how many seconds the oldest has. One statement."""
     age = ExpressionWrapper(Now() - Min(time_field), output_field=DurationField())
@@ -138,7 +151,7 @@ def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus' text format: this process's histograms, then the counts of rows. Five statements."""
+    """Prometheus' text format: this process's histograms, then the counts of rows. Nine statements."""
     _require_scraper(request)
     as_system()
     rows = CollectorRegistry(auto_describe=False)
@@ -163,8 +176,7 @@ class RowCounts(Collector):
 
     def collect(self) -> Iterator[Metric]:
         """Each metric family; one statement each."""
-        families: tuple[Callable[[], Iterator[Metric]], ...] = (_clusters, _operations, _turns, _mail)
-        for family in families:
+        for family in _FAMILIES:
             yield from family()
 
 
@@ -210,3 +222,71 @@ def _mail() -> Iterator[Metric]:
     count, seconds = _overdue(unsent, "created_at")
     yield GaugeMetricFamily("flowplane_mail_unsent", "Mails waiting to be sent.", value=count)
     yield GaugeMetricFamily("flowplane_mail_unsent_seconds", "How long the oldest of them has waited.", value=seconds)
+
+
+def _backups() -> Iterator[Metric]:
+    states = (BackupState.WANTED, BackupState.COMPLETED, BackupState.FAILED, BackupState.REMOVING)
+    age = ExpressionWrapper(Now() - Max("finished_at"), output_field=DurationField())
+    rows = (
+        Backup.objects.filter(state__in=states).values("state").annotate(count=Count("pk"), age=age).order_by("state")
+    )
+    family = GaugeMetricFamily(
+        "flowplane_backups", "Backups that are there or on their way, by state.", labels=["state"]
+    )
+    newest = GaugeMetricFamily(
+        "flowplane_backup_newest_seconds",
+        "How long ago the newest backup of any cluster was completed; no sample when there is none.",
+    )
+    for row in rows:
+        family.add_metric([row["state"]], row["count"])
+        if row["state"] == BackupState.COMPLETED and row["age"] is not None:
+            newest.add_metric([], row["age"].total_seconds())
+    yield family
+    yield newest
+
+
+def _held() -> Iterator[Metric]:
+    family = GaugeMetricFamily("flowplane_clusters_held", "Engine clusters on hold, by why.", labels=["hold"])
+    rows = Cluster.objects.live().exclude(hold=Hold.NONE.value).values("hold").annotate(count=Count("pk"))
+    found = {row["hold"]: row["count"] for row in rows}
+    for hold in Hold:
+        if hold is not Hold.NONE:
+            family.add_metric([hold.value], found.get(hold.value, 0))
+    yield family
+
+
+def _leftovers() -> Iterator[Metric]:
+    open_ones = Leftover.objects.filter(ended_at=None)
+    counts = open_ones.aggregate(
+        found=Count("pk", filter=Q(state=LeftoverState.FOUND)),
+        removing=Count("pk", filter=Q(state=LeftoverState.REMOVING)),
+    )
+    yield GaugeMetricFamily(
+        "flowplane_leftovers_waiting",
+        "Things found in a region that no wish stands for, waiting for an operator.",
+        value=counts["found"],
+    )
+    yield GaugeMetricFamily(
+        "flowplane_leftovers_removing", "Things of that kind being removed.", value=counts["removing"]
+    )
+
+
+def _installation() -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "flowplane_installation_set_back",
+        "1 when a region has seen a later database than this, until an operator has acknowledged it.",
+        value=int(installation.is_set_back()),
+    )
+
+
+# What is counted; one statement each.
+_FAMILIES: tuple[Callable[[], Iterator[Metric]], ...] = (
+    _clusters,
+    _operations,
+    _turns,
+    _mail,
+    _backups,
+    _held,
+    _leftovers,
+    _installation,
+)

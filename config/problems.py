@@ -16,10 +16,11 @@ from http import HTTPStatus
 from typing import Any
 
 from django.core.exceptions import PermissionDenied, SuspiciousOperation
-from django.db import DataError, InterfaceError, OperationalError
+from django.db import DatabaseError, DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
 from django.utils.cache import add_never_cache_headers
+from psycopg.errors import ReadOnlySqlTransaction
 from rest_framework import exceptions as drf
 from rest_framework.views import set_rollback
 
@@ -85,9 +86,19 @@ DATABASE_AWAY = Problem(
     headers={"Retry-After": str(_DATABASE_RETRY_SECONDS)},
 )
 
+DATABASE_READ_ONLY = Problem(
+    503,
+    "read_only",
+    "The control plane can only be read right now: its database takes no changes. Nothing was changed; engines go on. "
+    "Try again in a while.",
+    headers={"Retry-After": str(_DATABASE_RETRY_SECONDS)},
+)
+
 
 def problem_of(error: BaseException) -> Problem | None:
     """What is said about an error; None for one that nobody foresaw."""
+    if isinstance(error.__cause__, ReadOnlySqlTransaction):
+        return DATABASE_READ_ONLY
     for kind, translate in _TRANSLATIONS:
         if isinstance(error, kind):
             return translate(error)
@@ -148,10 +159,9 @@ class ProblemMiddleware:
 
     def process_exception(self, request: HttpRequest, error: Exception) -> HttpResponse | None:
         """Translate what was raised on purpose; leave the rest to Django, which logs it."""
-        if not isinstance(error, ControlPlaneError | OperationalError | InterfaceError | DataError):
+        problem = problem_of(error) if isinstance(error, ControlPlaneError | DatabaseError | InterfaceError) else None
+        if problem is None:
             return None
-        problem = problem_of(error)
-        assert problem is not None
         _log(error, problem)
         return respond(request, problem)
 

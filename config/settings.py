@@ -237,6 +237,19 @@ CA_KEY_FILE = Path(env.text("CA_KEY_FILE"))
 ENGINE_USER = env.text("ENGINE_USER", "")
 ENGINE_PORTS = env.port_range("ENGINE_PORTS", "26500-26999")
 ENGINE_MEMORY_MIB = env.optional_number("ENGINE_MEMORY_MB")
+# Where engines put backups: an S3 interface, or nowhere.
+_store = env.all_or_none(
+    "BACKUP_S3_ENDPOINT", "BACKUP_S3_REGION", "BACKUP_S3_BUCKET", "BACKUP_S3_ACCESS_KEY", "BACKUP_S3_SECRET_KEY"
+)
+_is_path_style = env.flag("BACKUP_S3_PATH_STYLE", "on")
+BACKUP_STORE: dict[str, Any] | None = _store and {
+    "endpoint": env.web_address("BACKUP_S3_ENDPOINT"),
+    "region": _store["BACKUP_S3_REGION"],
+    "bucket": _store["BACKUP_S3_BUCKET"],
+    "access_key": _store["BACKUP_S3_ACCESS_KEY"],
+    "secret_key": _store["BACKUP_S3_SECRET_KEY"],
+    "path_style": _is_path_style,
+}
 UNDO_WINDOW_SECONDS = env.number("UNDO_WINDOW_SECONDS", 86_400)
 TOKEN_LIFETIME_SECONDS = env.number("TOKEN_LIFETIME_SECONDS", 43_200)
 

@@ -31,6 +31,7 @@ class Destination:
 # Title, icon, page, permission it needs, and the words its pages' names begin with.
 _NAVIGATION = (
     ("Clusters", "clusters", "console:clusters", Permission.CLUSTERS_READ, ("cluster", "credential", "secret")),
+    ("Backups", "backups", "console:backups", Permission.CLUSTERS_READ, ("backup",)),
     ("Operations", "operations", "console:operations", Permission.CLUSTERS_READ, ("operation",)),
     ("Members", "members", "console:members", Permission.MEMBERS_READ, ("member", "ownership", "invitation_")),
     ("API credentials", "key", "console:api_credentials", Permission.CREDENTIALS_READ, ("api_",)),

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 from django import forms
 
-from console.words import ROLE_NOTES, STAGE_NOTES, wording_of
+from console.words import ROLE_NOTES, STAGE_NOTES, every_days, every_hours, layout, wording_of
+from provisioning.selectors import BackupView
 from provisioning.spec import ClusterRequest
 from tenants.naming import MAX_NAME_LENGTH
 from tenants.roles import Permission, Role
@@ -37,7 +38,7 @@ class OrganizationForm(forms.Form):
 
 
 class ClusterForm(forms.Form):
-    """All that a new cluster needs. Choices come from the catalogue."""
+    """All that a new cluster needs. Choices come from the catalogue; with a backup, only what fits it."""
 
     name = name_field(help_text=f"Up to {MAX_NAME_LENGTH} characters; you can change it later.", placeholder="orders")
     stage = forms.ChoiceField(widget=forms.RadioSelect, choices=list(STAGE_NOTES.items()), initial="dev")
@@ -48,12 +49,20 @@ class ClusterForm(forms.Form):
     )
     release = forms.ChoiceField(label="Engine release", help_text="")
     region = forms.ChoiceField()
+    from_backup = forms.UUIDField(required=False, widget=forms.HiddenInput)
 
-    def __init__(self, *args: Any, offer: Any, licence_note: Any, **kwargs: Any) -> None:
+    def __init__(
+        self, *args: Any, offer: Any, licence_note: Any, backup: BackupView | None = None, **kwargs: Any
+    ) -> None:
         super().__init__(*args, **kwargs)
-        self._choose("region", [(row.slug, row.name) for row in offer.regions])
-        self._choose("plan_type", [(row.slug, _size(row)) for row in offer.plan_types])
-        self._choose("release", list(_releases(offer.channels)))
+        fits = _Fitting(backup)
+        self._choose("region", [(row.slug, row.name) for row in offer.regions if fits.region(row)])
+        self._choose("plan_type", [(row.slug, size_label(row)) for row in offer.plan_types if fits.size(row)])
+        self._choose("release", list(_releases(offer.channels, fits)))
+        for name, value in fits.initial.items():
+            options = [option for option, _ in getattr(self.fields[name], "choices", ())]
+            if value in options or not options:
+                self.initial[name] = value
         # The first licence sentence stands under the field from the start; the plan shows the chosen one's.
         self.licences: dict[str, str] = {
             release.version: licence_note(release.licence)
@@ -65,7 +74,15 @@ class ClusterForm(forms.Form):
         """The wish, from valid data."""
         data = self.cleaned_data
         channel, release = data["release"].split("/")
-        return ClusterRequest(data["name"], data["stage"], data["region"], data["plan_type"], channel, release)
+        return ClusterRequest(
+            data["name"], data["stage"], data["region"], data["plan_type"], channel, release, data["from_backup"]
+        )
+
+    @property
+    def lacks_choice(self) -> bool:
+        """Whether nothing on offer fits."""
+        names = ("region", "plan_type", "release")
+        return not all(getattr(self.fields[name], "choices", ()) for name in names)
 
     def _choose(self, name: str, choices: list[tuple[str, str]]) -> None:
         field = self.fields[name]
@@ -74,19 +91,55 @@ class ClusterForm(forms.Form):
         field.initial = field.initial or (choices[0][0] if choices else None)
 
 
-def _size(row: Any) -> str:
-    partitions = "1 partition" if row.partitions == 1 else f"{row.partitions} partitions"
-    brokers = "1 broker" if row.brokers == 1 else f"{row.brokers} brokers"
-    return f"{row.name}: {brokers}, {partitions}, {row.memory_mib} MiB memory, {row.disk_mib} MiB disk"
+class _Fitting:
+    """What a new cluster may be: anything on offer, or what a backup's data can be started with."""
+
+    def __init__(self, backup: BackupView | None) -> None:
+        self._row = backup.row if backup else None
+
+    @property
+    def initial(self) -> dict[str, Any]:
+        if self._row is None:
+            return {}
+        source = self._row.cluster
+        return {
+            "name": f"{source.name[: MAX_NAME_LENGTH - 5]} copy",
+            "stage": source.stage,
+            "plan_type": source.plan_type_id,
+            "release": f"{source.channel_id}/{self._row.release_id}",
+            "from_backup": self._row.pk,
+        }
+
+    def region(self, region: Any) -> bool:
+        return self._row is None or region.slug == self._row.cluster.region_id
+
+    def size(self, size: Any) -> bool:
+        return self._row is None or size.partitions == self._row.partitions
+
+    def release(self, release: Any) -> bool:
+        readable = (release.version, *release.upgrades_from)
+        return release.is_offered and (self._row is None or self._row.release_id in readable)
+
+    def note(self, release: Any) -> str:
+        is_rehearsal = self._row is not None and release.version != self._row.release_id
+        return ", to rehearse the upgrade" if is_rehearsal else ""
 
 
-def _releases(channels: Iterable[Any]) -> Iterable[tuple[str, str]]:
+def size_label(row: Any) -> str:
+    """A size with all that it is: for each broker, where there are several."""
+    each = " each" if row.brokers > 1 else ""
+    shape = layout(row.brokers, row.partitions, row.replication_factor)
+    return f"{row.name}: {shape}, {row.memory_mib} MiB memory and {row.disk_mib} MiB disk{each}"
+
+
+def _releases(channels: Iterable[Any], fits: _Fitting) -> Iterable[tuple[str, str]]:
     """Channel and release as one choice; each channel's default first."""
     for channel in channels:
         default = channel.default_release_id
         for release in sorted(channel.releases.all(), key=lambda row: (row.version != default, row.version)):
-            word = " (default)" if release.version == default else ""
-            yield f"{channel.slug}/{release.version}", f"{channel.name}: Zeebe {release.version}{word}"
+            if fits.release(release):
+                word = " (default)" if release.version == default else fits.note(release)
+                yield f"{channel.slug}/{release.version}", f"{channel.name}: Zeebe {release.version}{word}"
 
 
 class ClusterSettingsForm(forms.Form):
@@ -108,8 +161,78 @@ class ConfirmForm(forms.Form):
     generation = forms.IntegerField(widget=forms.HiddenInput)
 
 
-class DeletionForm(ConfirmForm):
-    """Deleting: the cluster's name, typed, and whether to skip the undo window."""
+class ChoiceForm(ConfirmForm):
+    """A change that needs a word first: one thing out of some, which may be none."""
+
+    chosen: ClassVar[str]
+
+    def __init__(self, *args: Any, choices: Iterable[tuple[str, str]], **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        field = self.fields[self.chosen]
+        assert isinstance(field, forms.ChoiceField)
+        self.choices = field.choices = list(choices)
+        field.initial = self.choices[0][0] if self.choices else None
+
+    def wish(self) -> dict[str, Any]:
+        """What the service is told besides the cluster: from valid data, or before anything was chosen."""
+        given = self.cleaned_data if self.is_bound else {name: field.initial for name, field in self.fields.items()}
+        return {name: value for name, value in given.items() if name != "generation"}
+
+
+class ResizeForm(ChoiceForm):
+    """Which size."""
+
+    chosen = "plan_type"
+    plan_type = forms.ChoiceField(label="Size", widget=forms.RadioSelect)
+
+
+class UpgradeForm(ChoiceForm):
+    """Which release, and whether without a backup."""
+
+    chosen = "release"
+    release = forms.ChoiceField(label="Engine release", widget=forms.RadioSelect)
+    without_backup = forms.BooleanField(
+        label="Do not take a backup first",
+        required=False,
+        initial=False,
+        help_text="Then no cluster of the former release can be started from it later.",
+    )
+
+
+_HOURS = (0, 1, 6, 12, 24, 168)
+_DAYS = (0, 1, 7, 30)
+
+
+class ScheduleForm(ConfirmForm):
+    """How often a cluster is backed up, how many of those backups are kept, how often one is proven."""
+
+    backup_every_hours = forms.TypedChoiceField(label="Back up", coerce=int)
+    backups_kept = forms.IntegerField(
+        label="Keep",
+        min_value=1,
+        help_text="How many scheduled backups are kept; older ones are removed. Those you ask for stay.",
+        widget=forms.NumberInput(attrs={"inputmode": "numeric"}),
+    )
+    drill_every_days = forms.TypedChoiceField(
+        label="Prove the newest backup",
+        coerce=int,
+        help_text="A throw-away copy is started on it, measured and removed.",
+    )
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._choose("backup_every_hours", _HOURS, every_hours)
+        self._choose("drill_every_days", _DAYS, every_days)
+
+    def _choose(self, name: str, usual: Iterable[int], word: Callable[[int], str]) -> None:
+        """The usual rhythms, and the one that was set over the REST interface."""
+        field = self.fields[name]
+        assert isinstance(field, forms.ChoiceField)
+        field.choices = [(count, word(count)) for count in sorted({*usual, self.initial.get(name, 0)})]
+
+
+class TypedNameForm(ConfirmForm):
+    """What cannot be undone: the cluster's name, typed."""
 
     typed_name = forms.CharField(
         label="Type the cluster’s name to confirm",
@@ -117,11 +240,7 @@ class DeletionForm(ConfirmForm):
         widget=forms.TextInput(attrs={"autocomplete": "off", "spellcheck": "false"}),
         error_messages={"required": "Type the cluster’s name to confirm."},
     )
-    purge = forms.BooleanField(
-        label="Remove everything at once, without an undo window",
-        required=False,
-        help_text="This cannot be undone.",
-    )
+    deed = "delete it"
 
     def __init__(self, *args: Any, expected_name: str, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
@@ -131,8 +250,24 @@ class DeletionForm(ConfirmForm):
         """The very name."""
         typed: str = self.cleaned_data["typed_name"]
         if typed.strip() != self._expected_name:
-            raise forms.ValidationError(f"This is not the cluster’s name. Type “{self._expected_name}” to delete it.")
+            raise forms.ValidationError(f"This is not the cluster’s name. Type “{self._expected_name}” to {self.deed}.")
         return typed
+
+
+class RestoreForm(TypedNameForm):
+    """Putting a backup in place of a cluster's data."""
+
+    deed = "replace its data"
+
+
+class DeletionForm(TypedNameForm):
+    """Deleting: the cluster's name, typed, and whether to skip the undo window."""
+
+    purge = forms.BooleanField(
+        label="Remove everything at once, without an undo window",
+        required=False,
+        help_text="Its backups are removed, too. This cannot be undone.",
+    )
 
 
 _LIFETIMES = [("", "Never"), ("30", "In 30 days"), ("90", "In 90 days"), ("365", "In a year")]

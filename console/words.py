@@ -5,11 +5,21 @@ Hues: good, busy (on its way), slow, bad, you (the reader must act), calm (at re
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from provisioning.states import Condition, ConditionType, OperationKind, OperationState, Phase, StepState, Truth
+from provisioning.states import (
+    BackupReason,
+    BackupState,
+    Condition,
+    ConditionType,
+    OperationKind,
+    OperationState,
+    Phase,
+    StepState,
+    Truth,
+)
 from provisioning.verdicts import Verdict
 from tenants.roles import Role
 
@@ -22,8 +32,9 @@ class Wording:
     hue: str = "calm"
 
 
-# By value, so that a word from a row is as good as its enumeration's member; no two of these share a value.
-_WORDINGS: dict[str, Wording] = {
+# By value, so that a word from a row is as good as its enumeration's member; what shares a value shares its word, as
+# a backup that failed does with an operation.
+WORDINGS: dict[str, Wording] = {
     Phase.CREATING: Wording("Creating", "busy"),
     Phase.UPDATING: Wording("Updating", "busy"),
     Phase.HEALTHY: Wording("Healthy", "good"),
@@ -51,6 +62,17 @@ _WORDINGS: dict[str, Wording] = {
     OperationKind.DELETE: Wording("Delete"),
     OperationKind.RESTORE: Wording("Restore"),
     OperationKind.REVOKE_ACCESS: Wording("Revoke access"),
+    OperationKind.RESIZE: Wording("Resize"),
+    OperationKind.UPGRADE: Wording("Upgrade"),
+    OperationKind.BACK_UP: Wording("Back up"),
+    OperationKind.RESTORE_BACKUP: Wording("Restore a backup"),
+    BackupState.WANTED: Wording("Being taken", "busy"),
+    BackupState.COMPLETED: Wording("Complete", "good"),
+    BackupState.REMOVING: Wording("Being removed", "slow"),
+    BackupState.REMOVED: Wording("Removed", "calm"),
+    BackupReason.ASKED_FOR: Wording("Asked for"),
+    BackupReason.SCHEDULED: Wording("Scheduled"),
+    BackupReason.BEFORE_UPGRADE: Wording("Before an upgrade"),
     Role.OWNER: Wording("Owner"),
     Role.ADMIN: Wording("Admin"),
     Role.DEVELOPER: Wording("Developer"),
@@ -65,6 +87,21 @@ _STEPS: dict[StepState, Wording] = {
     StepState.DONE: Wording("Done", "good"),
     StepState.FAILED: Wording("Failed", "bad"),
     StepState.SKIPPED: Wording("Not needed"),
+}
+
+# What the operations of a drill's copy are to whoever asked for the drill.
+_DRILLS = {OperationKind.CREATE: "Prove a backup", OperationKind.DELETE: "Remove a drill’s copy"}
+
+# Fields of a cluster whose change is worth a line; the others are ids, or follow from these.
+_FIELDS = {
+    "name": "Name",
+    "stage": "Stage",
+    "plan_type": "Size",
+    "release": "Engine release",
+    "is_protected": "Protected",
+    "backup_every_hours": "Hours between backups",
+    "backups_kept": "Scheduled backups kept",
+    "drill_every_days": "Days between drills",
 }
 
 ROLE_NOTES = {
@@ -87,7 +124,49 @@ def wording_of(value: Any) -> Wording:
     """The wording of a state, verdict, kind or role; an unknown word stands for itself."""
     if isinstance(value, StepState):
         return _STEPS[value]
-    return _WORDINGS.get(str(value)) or Wording(str(value).replace("_", " ").capitalize())
+    return WORDINGS.get(str(value)) or Wording(str(value).replace("_", " ").capitalize())
+
+
+def title_of(kind: OperationKind, *, is_drill: bool) -> str:
+    """What an operation is called."""
+    return _DRILLS[kind] if is_drill and kind in _DRILLS else wording_of(kind).word
+
+
+def changes_of(changes: Mapping[str, Sequence[Any]]) -> list[tuple[str, str]]:
+    """Title and "before → after" of what a change did to a cluster's own fields."""
+    return [(title, _before_and_after(*changes[name])) for name, title in _FIELDS.items() if name in changes]
+
+
+def _before_and_after(before: Any, after: Any) -> str:
+    return _plain(after) if before is None else f"{_plain(before)} → {_plain(after)}"
+
+
+def _plain(value: Any) -> str:
+    return ("yes" if value else "no") if isinstance(value, bool) else str(value)
+
+
+def every_hours(hours: int) -> str:
+    """A backup's rhythm: every day, every 6 hours, only when somebody asks."""
+    return _every(hours, {0: "Only when somebody asks", 1: "Every hour", 24: "Every day", 168: "Every week"}, "hours")
+
+
+def every_days(days: int) -> str:
+    """A drill's rhythm."""
+    return _every(days, {0: "Only when somebody asks", 1: "Every day", 7: "Every week"}, "days")
+
+
+def _every(count: int, named: Mapping[int, str], unit: str) -> str:
+    return named.get(count) or f"Every {count} {unit}"
+
+
+def layout(brokers: int, partitions: int, replication_factor: int) -> str:
+    """3 brokers, 3 partitions, 3 copies of each."""
+    words = [_counted(brokers, "broker"), _counted(partitions, "partition")]
+    return ", ".join(words if replication_factor == 1 else [*words, f"{replication_factor} copies of each"])
+
+
+def _counted(count: int, noun: str) -> str:
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}s"
 
 
 def duration(seconds: float) -> str:

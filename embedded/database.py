@@ -42,8 +42,10 @@ log_min_error_statement = panic
 log_error_verbosity = terse
 """
 
-# A throwaway database may forget everything when the machine stops: no waiting for the disk.
+# A throwaway database may forget everything when the machine stops: no waiting for the disk. Tests of what holds when
+# everybody comes at once need a connection for each.
 THROWAWAY = """\
+max_connections = 150
 fsync = off
 synchronous_commit = off
 full_page_writes = off

@@ -65,13 +65,15 @@ class Visitor:
         _require(answer, answer.ok)
         return answer.json()
 
-    def request(self, method: str, path: str, body: dict[str, Any] | None = None) -> requests.Response:
+    def request(
+        self, method: str, path: str, body: dict[str, Any] | None = None, headers: dict[str, str] | None = None
+    ) -> requests.Response:
         """Call the REST interface and return the raw answer."""
         return self._session.request(
             method,
             f"{self.public_url}/api/v1{path}",
             json=body,
-            headers={"X-CSRFToken": self._csrf_token},
+            headers={"X-CSRFToken": self._csrf_token, **(headers or {})},
             timeout=TIMEOUT_SECONDS,
         )
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedded import certificates
+from embedded import certificates, store
 from embedded.errors import SetupError
 from embedded.keyring import SECRETS, secret_file
 from embedded.setup import CHECKOUT
@@ -21,7 +21,13 @@ if TYPE_CHECKING:
 # What a process may do in the database follows from what it is for.
 ROLES = {"owner": "flowplane_owner", "app": "flowplane_app", "system": "flowplane_system"}
 # Settings of `python -m embedded` itself.
-OWN = ("FLOWPLANE_HOME", "FLOWPLANE_CACHE", "FLOWPLANE_WEB_PORT", "FLOWPLANE_WEB_TLS_PORT")
+OWN = (
+    "FLOWPLANE_HOME",
+    "FLOWPLANE_CACHE",
+    "FLOWPLANE_WEB_PORT",
+    "FLOWPLANE_WEB_TLS_PORT",
+    "FLOWPLANE_STORE_PORT",
+)
 # Settings of the product that a person may choose for the demo; all the others follow from the home.
 CHOOSABLE = tuple(
     f"FLOWPLANE_{name}"
@@ -45,10 +51,11 @@ FOREIGN_PREFIXES = ("FLOWPLANE_", "PG", "DJANGO_")
 
 @dataclass(frozen=True)
 class Ports:
-    """Where the web process listens, on 127.0.0.1 only."""
+    """Where the web process and the backup store listen, on 127.0.0.1 only."""
 
     plain: int = 8080
     tls: int = 8443
+    store: int = 8333
 
     @property
     def public_url(self) -> str:
@@ -66,11 +73,17 @@ def chosen_ports(environ: Mapping[str, str] | None = None) -> Ports:
         SetupError: not a port that an ordinary user may open, or the same one twice.
     """
     environ = os.environ if environ is None else environ
-    plain = _port(environ, "FLOWPLANE_WEB_PORT", Ports.plain)
-    tls = _port(environ, "FLOWPLANE_WEB_TLS_PORT", Ports.tls)
-    if plain == tls:
-        raise SetupError(f"FLOWPLANE_WEB_PORT and FLOWPLANE_WEB_TLS_PORT are both {plain}; they must differ.")
-    return Ports(plain, tls)
+    ports = Ports(
+        _port(environ, "FLOWPLANE_WEB_PORT", Ports.plain),
+        _port(environ, "FLOWPLANE_WEB_TLS_PORT", Ports.tls),
+        _port(environ, "FLOWPLANE_STORE_PORT", Ports.store),
+    )
+    if len({ports.plain, ports.tls, ports.store}) < 3:
+        raise SetupError(
+            f"FLOWPLANE_WEB_PORT, FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT are {ports.plain}, {ports.tls} and "
+            f"{ports.store}; they must differ."
+        )
+    return ports
 
 
 def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
@@ -98,7 +111,7 @@ def refuse_foreign_settings(environ: Mapping[str, str] | None = None) -> None:
 def chosen_settings(home: Home, ports: Ports, environ: Mapping[str, str] | None = None) -> dict[str, str]:
     """Return the settings under which `python -m embedded` finds the same home again and makes the same choices."""
     environ = os.environ if environ is None else environ
-    values = (str(home.root), str(home.cache), str(ports.plain), str(ports.tls))
+    values = (str(home.root), str(home.cache), str(ports.plain), str(ports.tls), str(ports.store))
     chosen = {name: environ[name] for name in CHOOSABLE if environ.get(name)}
     return {**dict(zip(OWN, values, strict=True)), **chosen}
 
@@ -162,4 +175,8 @@ def _common(ports: Ports) -> dict[str, str]:
         "FLOWPLANE_EMAIL_FROM": "flowplane@localhost",
         "FLOWPLANE_FRONTEND_DIR": str(CHECKOUT),
         "FLOWPLANE_OFFERING": "internal",
+        "FLOWPLANE_BACKUP_S3_ENDPOINT": f"http://127.0.0.1:{ports.store}",
+        "FLOWPLANE_BACKUP_S3_REGION": store.REGION,
+        "FLOWPLANE_BACKUP_S3_BUCKET": store.BUCKET,
+        "FLOWPLANE_BACKUP_S3_ACCESS_KEY": store.ACCESS_KEY,
     }

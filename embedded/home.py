@@ -57,6 +57,11 @@ class Home:
         return self.redis / "redis.sock"
 
     @property
+    def store(self) -> Path:
+        """What the backup store keeps: its key, and `data` with a folder for each bucket."""
+        return self.root / "store"
+
+    @property
     def region(self) -> Path:
         return self.root / "region"
 
@@ -133,7 +138,7 @@ def prepare(home: Home) -> None:
         _make(folder, 0o755)
     for folder in (home.secrets, home.mailbox, home.logs, home.run):
         _make(folder, 0o700)
-    for folder in (home.postgres, home.redis):
+    for folder in (home.postgres, home.redis, home.store):
         _make(folder, 0o700, home.account)
 
 

@@ -21,6 +21,7 @@ SECRETS: dict[str, Callable[[], str]] = {
     "secret_key": lambda: secrets.token_urlsafe(50),
     "master_keys": lambda: Fernet.generate_key().decode(),
     "credential_pepper": lambda: secrets.token_hex(32),
+    "backup_s3_secret_key": lambda: secrets.token_hex(24),
 }
 
 

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embedded import broker, certificates, database, keyring, parts
+from embedded import broker, certificates, database, keyring, parts, store
 from embedded.environment import Ports, environment
 from embedded.errors import SetupError
 from embedded.files import alone
@@ -19,9 +19,10 @@ from embedded.setup import CHECKOUT, VENV
 from embedded.supervision import PRODUCT, STORES, Supervisor, programs, require_free_ports
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from embedded.parts import Parts
+    from embedded.supervision import Program
 
 # Django's start takes 2 s here; a machine that is busy with other things needs more.
 WEB_SECONDS = 60.0
@@ -69,7 +70,7 @@ def held(home: Home) -> Iterator[None]:
     """
     refusal = (
         f"Another `make demo` is using {home.root}. Stop it with Ctrl-C there, or give this one a folder of its own: "
-        "FLOWPLANE_HOME=..., with FLOWPLANE_WEB_PORT and FLOWPLANE_WEB_TLS_PORT."
+        "FLOWPLANE_HOME=..., with FLOWPLANE_WEB_PORT, FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT."
     )
     with alone(home.lock, refusal):
         home.lock.write_text(str(os.getpid()), encoding="ascii")
@@ -89,8 +90,8 @@ def running(
         with announce("Clear what an interrupted run left"):
             _clear(machine.home, supervisor)
             require_free_ports(machine.ports)
-        with announce("Start PostgreSQL and Redis"):
-            _start_stores(machine, supervisor)
+        with announce("Start PostgreSQL, Redis and the backup store"):
+            start_stores(machine, supervisor, programs(machine.home, machine.parts, machine.ports))
         with announce("Bring the database up to date"):
             database.provide_roles(machine.home, machine.parts)
             machine.manage("owner", "migrate", "--no-input", "--verbosity", "0")
@@ -108,16 +109,20 @@ def _clear(home: Home, supervisor: Supervisor) -> None:
     supervisor.shut_down()
     database.stop_strays(home)
     broker.stop_strays(home)
+    store.stop_strays(home)
 
 
-def _start_stores(machine: Machine, supervisor: Supervisor) -> None:
+def start_stores(machine: Machine, supervisor: Supervisor, kept: Sequence[Program]) -> None:
+    """Start the process runner with the programs that it is to keep, and of these the servers."""
     database.initialise(machine.home, machine.parts)
     database.configure(machine.home)
     broker.configure(machine.home)
-    supervisor.launch(programs(machine.home, machine.parts, machine.ports))
+    store.configure(machine.home)
+    supervisor.launch(kept)
     supervisor.start(STORES)
     database.wait_until_ready(machine.home)
     broker.wait_until_ready(machine.home)
+    store.wait_until_ready(machine.home, machine.ports.store)
 
 
 def wait_for_web(ports: Ports) -> None:

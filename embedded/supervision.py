@@ -1,4 +1,4 @@
-"""The process runner: supervisor keeps database, broker and our four processes alive, and stops them in order."""
+"""The process runner: supervisor keeps the three servers and our four processes alive, and stops them in order."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from xmlrpc.client import Fault, ServerProxy, Transport
 
 from supervisor.xmlrpc import SupervisorTransport
 
-from embedded import broker, certificates, database
+from embedded import broker, certificates, database, store
 from embedded.environment import base_environment, chosen_settings
 from embedded.errors import SetupError
 from embedded.files import write_whole
@@ -24,6 +24,7 @@ from embedded.setup import CHECKOUT, VENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from embedded.environment import Ports
     from embedded.home import Home
@@ -34,7 +35,7 @@ ANSWER_SECONDS = 20.0
 # The sum of the programs' own stopping times, one after the other, and some air.
 STOP_SECONDS = 90.0
 SHOWN_LOG_BYTES = 3000
-STORES = ("postgres", "redis")
+STORES = ("postgres", "redis", "store")
 PRODUCT = ("web", "worker", "clock", "watch")
 
 
@@ -48,11 +49,29 @@ class Program:
     user: str | None = None
     stop_signal: str = "TERM"
     stop_seconds: int = 15
+    folder: Path = CHECKOUT
 
 
 def programs(home: Home, parts: Parts, ports: Ports) -> tuple[Program, ...]:
     """Return all processes of one machine."""
+    return (*stores(home, parts, ports), *product(home, ports))
+
+
+def stores(home: Home, parts: Parts, ports: Ports) -> tuple[Program, ...]:
+    """Return the servers that everything else needs."""
     user = home.account.name if home.account else None
+    return (
+        Program("postgres", database.server_command(home, parts), 10, user, "INT", 30),
+        Program("redis", broker.server_command(home, parts), 20, user),
+        Program("store", store.server_command(home, parts, ports.store), 25, user),
+    )
+
+
+def product(home: Home, ports: Ports, *, checkout: Path = CHECKOUT) -> tuple[Program, ...]:
+    """Return our four processes, web on these ports.
+
+    `checkout` may hold another release: its code runs on our virtual environment and makes its own settings.
+    """
     binaries = VENV / "bin"
     manage = [str(binaries / "python"), "manage.py"]
     # No worker process of hypercorn's own (-w 0): one process with a pool of threads, at half the memory.
@@ -63,12 +82,10 @@ def programs(home: Home, parts: Parts, ports: Ports) -> tuple[Program, ...]:
     worker = [str(binaries / "celery"), "-A", "config.celery", "worker", "--pool", "threads", "--concurrency", "4"]
     worker += ["--loglevel", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
     return (
-        Program("postgres", database.server_command(home, parts), 10, user, "INT", 30),
-        Program("redis", broker.server_command(home, parts), 20, user),
-        Program("web", _as("app", web), 30),
-        Program("worker", _as("system", worker), 40, stop_seconds=20),
-        Program("clock", _as("system", [*manage, "clock"]), 50),
-        Program("watch", _as("system", [*manage, "watch"]), 60),
+        Program("web", _as("app", web), 30, folder=checkout),
+        Program("worker", _as("system", worker), 40, stop_seconds=20, folder=checkout),
+        Program("clock", _as("system", [*manage, "clock"]), 50, folder=checkout),
+        Program("watch", _as("system", [*manage, "watch"]), 60, folder=checkout),
     )
 
 
@@ -108,6 +125,7 @@ def _program_section(home: Home, program: Program) -> str:
     return _section(
         f"program:{program.name}",
         command=" ".join(_quoted(word) for word in program.command),
+        directory=program.folder,
         priority=program.priority,
         autostart="false",
         autorestart="true",
@@ -219,6 +237,10 @@ class Supervisor:
         """The process number of a running program."""
         return cast("int", self._call("getProcessInfo", name)["pid"])
 
+    def exit_status_of(self, name: str) -> int:
+        """How a stopped program ended: 0 when it finished by itself, -1 when a signal ended it."""
+        return cast("int", self._call("getProcessInfo", name)["exitstatus"])
+
     def wait(self) -> None:
         """Return never; an interrupt leaves by KeyboardInterrupt.
 
@@ -296,7 +318,12 @@ def require_free_ports(ports: Ports) -> None:
     Raises:
         SetupError: names the port and the variable that chooses another.
     """
-    for variable, port in (("FLOWPLANE_WEB_PORT", ports.plain), ("FLOWPLANE_WEB_TLS_PORT", ports.tls)):
+    chosen = (
+        ("FLOWPLANE_WEB_PORT", ports.plain),
+        ("FLOWPLANE_WEB_TLS_PORT", ports.tls),
+        ("FLOWPLANE_STORE_PORT", ports.store),
+    )
+    for variable, port in chosen:
         if not _is_free(port):
             raise SetupError(
                 f"Port {port} of 127.0.0.1 is taken by another program. Stop it, or choose another port: "

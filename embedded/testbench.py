@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import socket
 import subprocess
 import tempfile
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedded import broker, certificates, database, keyring, parts
+from embedded import broker, certificates, database, keyring, parts, store
 from embedded.accounts import service_account
-from embedded.environment import base_environment, environment
+from embedded.environment import Ports, base_environment, environment
 from embedded.errors import SetupError
 from embedded.files import alone
 from embedded.home import Home, locate, prepare
@@ -20,8 +22,6 @@ from embedded.setup import CHECKOUT, VENV
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-
-    from embedded.environment import Ports
 
 PREFIX = "flowplane-test-"
 
@@ -42,6 +42,7 @@ class Testbench:
         # It gets the name that is swept only when it is locked: the lock belongs to the folder, not to its name.
         self._folder = unnamed.rename(unnamed.with_name(unnamed.name.removeprefix("new-")))
         self.home = Home(self._folder / "home", cache or locate().cache, service_account())
+        self.store_port = free_port()
         self._children: list[subprocess.Popen[bytes]] = []
 
     def start(self) -> None:
@@ -82,8 +83,16 @@ class Testbench:
         self._spawn("redis", broker.server_command(self.home, self.parts))
         broker.wait_until_ready(self.home)
 
+    def start_store(self) -> None:
+        """Start the backup store and return when it answers: only few tests need it. Its port is known before."""
+        store.stop_strays(self.home)
+        store.configure(self.home)
+        self._spawn("store", store.server_command(self.home, self.parts, self.store_port))
+        store.wait_until_ready(self.home, self.store_port)
+
     def environment(self, role: str, *, ports: Ports | None = None) -> dict[str, str]:
         """Return the whole environment of a process on this bench with the database role owner, app or system."""
+        ports = replace(ports or Ports(), store=self.store_port)
         return environment(self.home, self.parts, role, ports=ports, environ=base_environment())
 
     def stop(self) -> None:
@@ -91,6 +100,7 @@ class Testbench:
         if self.home.database_folder.exists():
             database.stop_strays(self.home)
             broker.stop_strays(self.home)
+            store.stop_strays(self.home)
         while self._children:
             end_session(self._children.pop())
         _remove(self._folder)
@@ -109,6 +119,13 @@ class Testbench:
                 **identity(self.home.account),
             )
         self._children.append(child)
+
+
+def free_port() -> int:
+    """Return a port that is free now; somebody may still take it."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 def run_on_bench(command: Sequence[str]) -> int:

@@ -13,7 +13,7 @@ from django.conf import settings
 
 from billing import entitlements
 from provisioning import envfile, selectors
-from provisioning.errors import AlreadyDeleting, NoEndpointYet
+from provisioning.errors import AlreadyDeleting, NoEndpointYet, ThrowAwayCopy
 from provisioning.models import Cluster
 from provisioning.spec import Endpoint, Lifecycle
 from tenants import selectors as tenancy_read
@@ -100,6 +100,8 @@ def environment(actor: Actor, cluster_id: UUID, *, client_id: str = "", client_s
 
 def _reachable(actor: Actor, cluster_id: UUID) -> Cluster:
     row = selectors.cluster(actor, cluster_id).row
+    if row.drill_of_id is not None:
+        raise ThrowAwayCopy("This is a copy that proves a backup: nobody has access to it, and it goes by itself.")
     if row.lifecycle == Lifecycle.DELETED:
         raise AlreadyDeleting("This cluster is being deleted: restore it before you give somebody access.")
     return row

@@ -19,7 +19,9 @@ class ReleaseEntry:
     main_class: str
     licence: Licence
     serves_rest: bool
+    restore_class: str = "io.camunda.zeebe.restore.RestoreApp"
     upgrades_from: tuple[str, ...] = ()
+    rolls_from: tuple[str, ...] = ()
 
     @property
     def coordinates(self) -> str:
@@ -83,6 +85,8 @@ RELEASES = (
         licence=Licence.CAMUNDA_1_0,
         serves_rest=True,
         upgrades_from=("8.5.8",),
+        # Tried with three brokers under load: leaders on both releases side by side, nothing lost (docs/adr/0011).
+        rolls_from=("8.5.8",),
     ),
 )
 
@@ -95,5 +99,9 @@ CHANNELS = (
 # RocksDB and its share of buffers; measured, see docs/performance.md.
 PLAN_TYPES = (
     PlanTypeEntry("small", "Small", 1, 1, 1, memory_mib=640, heap_mib=160, disk_mib=1024),
+    PlanTypeEntry("small-plus", "Small plus", 1, 1, 1, memory_mib=1024, heap_mib=480, disk_mib=2048),
     PlanTypeEntry("medium", "Medium", 1, 3, 1, memory_mib=1024, heap_mib=320, disk_mib=2048),
+    # Every partition on three brokers, so that one may be lost or replaced while the others serve.
+    PlanTypeEntry("resilient", "Resilient", 3, 3, 3, memory_mib=768, heap_mib=192, disk_mib=2048),
+    PlanTypeEntry("resilient-4", "Resilient, four brokers", 4, 3, 3, memory_mib=768, heap_mib=192, disk_mib=2048),
 )

@@ -5,12 +5,14 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, replace
+from dataclasses import fields, replace
 from typing import Any
 
 from provisioning.planner import Action
 from provisioning.spec import DesiredCluster, Lifecycle, ObservedCluster
 from provisioning.states import STEP_TITLES, Condition, ConditionType, Truth
+
+_NAMES = tuple(field.name for field in fields(Condition))
 
 
 def derive(
@@ -20,6 +22,7 @@ def derive(
     *,
     deletion_requested: bool,
     stalled_reason: str = "",
+    unseen_reason: str = "region_unreachable",
     message: str = "",
 ) -> tuple[Condition, ...]:
     """All conditions as of this turn, without their transition times.
@@ -28,12 +31,15 @@ def derive(
         observed: None when the region gave no answer.
         action: what is left to do; None when converged.
         stalled_reason: code of the permanent failure, "" when there is none.
+        unseen_reason: code of what kept us from looking, when `observed` is None.
         message: sentence about what is waited for or went wrong.
     """
-    available, reason = _availability(desired, observed, action)
+    unseen = _camel(unseen_reason)
+    available, reason = (Truth.UNKNOWN, unseen) if observed is None else _availability(desired, observed)
+    applied = (Truth.UNKNOWN, unseen, "") if observed is None else _applied(desired, observed)
     found = (
         (ConditionType.ACCEPTED, Truth.TRUE, "Accepted", ""),
-        (ConditionType.APPLIED, *_applied(desired, observed)),
+        (ConditionType.APPLIED, *applied),
         (ConditionType.AVAILABLE, available, reason, "" if available is Truth.TRUE else message),
         (
             ConditionType.UP_TO_DATE,
@@ -70,7 +76,8 @@ def with_transitions(
 
 def to_json(conditions: Sequence[Condition]) -> list[dict[str, Any]]:
     """The conditions as the row keeps them and the API shows them."""
-    return [asdict(condition) for condition in conditions]
+    # Not `asdict`, which copies deeply and costs as much as the rest of deriving them.
+    return [{name: getattr(condition, name) for name in _NAMES} for condition in conditions]
 
 
 def from_json(rows: Sequence[Mapping[str, Any]]) -> tuple[Condition, ...]:
@@ -87,25 +94,17 @@ def code_of(condition: Condition) -> str:
     return re.sub(r"(?<!^)(?=[A-Z])", "_", condition.reason).lower()
 
 
-def _availability(
-    desired: DesiredCluster, observed: ObservedCluster | None, action: Action | None
-) -> tuple[Truth, str]:
-    if observed is None:
-        return Truth.UNKNOWN, "RegionUnreachable"
+def _availability(desired: DesiredCluster, observed: ObservedCluster) -> tuple[Truth, str]:
+    """Whether the engine serves. Whether it does so as it is wished is `UpToDate`'s to say."""
     if desired.lifecycle is not Lifecycle.RUNNING:
         return Truth.FALSE, _camel(desired.lifecycle)
-    # An engine that is about to be replaced may still answer, but not as it is wished.
-    if observed.available and action is None:
+    if observed.available:
         return Truth.TRUE, "PartitionsHealthy"
-    if not observed.running:
-        return Truth.FALSE, "EngineNotRunning"
-    return Truth.FALSE, "PartitionsNotHealthy" if observed.digest == desired.digest else "EngineOutdated"
+    return Truth.FALSE, "PartitionsNotHealthy" if observed.running else "EngineNotRunning"
 
 
-def _applied(desired: DesiredCluster, observed: ObservedCluster | None) -> tuple[Truth, str, str]:
-    if observed is None:
-        return Truth.UNKNOWN, "RegionUnreachable", ""
-    if observed.digest == desired.digest:
+def _applied(desired: DesiredCluster, observed: ObservedCluster) -> tuple[Truth, str, str]:
+    if all(observed.broker(node).digest == desired.digest for node in desired.nodes):
         return Truth.TRUE, "DigestMatches", ""
     return Truth.FALSE, "DigestDiffers" if observed.exists else "NothingThere", ""
 

@@ -49,6 +49,43 @@ class NotRetryable(Conflict):
     code = "not_retryable"
 
 
+class ChangeUnderWay(Conflict):
+    """Another change has to come to its end, or be called off, before this one can be accepted."""
+
+    code = "change_under_way"
+
+
+class NotAvailable(Conflict):
+    """The change needs a healthy engine."""
+
+    code = "not_available"
+
+
+class PathBlocked(InvalidRequest):
+    """The engine cannot go from where it is to what was asked for; `field` in the details says which part."""
+
+    code = "path_blocked"
+    http_status = 409
+
+
+class BackupNotUsable(Conflict):
+    """The backup is not there (any more), or does not fit what is to be started on it."""
+
+    code = "backup_not_usable"
+
+
+class NotForceable(Conflict):
+    """The operation is not one that can be ended by force, or has not come to the point where that is needed."""
+
+    code = "not_forceable"
+
+
+class ThrowAwayCopy(Conflict):
+    """The cluster is a drill's copy: it proves a backup and is removed by itself."""
+
+    code = "throw_away_copy"
+
+
 class NoEndpointYet(Conflict):
     """The cluster's engine has not been placed yet, so nobody can say where it will be reached."""
 
@@ -85,6 +122,36 @@ class EngineKeepsEnding(Temporary):
     code = "engine_keeps_ending"
 
 
+class RemovalsHeld(Temporary):
+    """Many clusters would be removed at once and nobody asked for it: an operator has to look first."""
+
+    code = "removals_held"
+
+
+class HeldBack(Temporary):
+    """Nothing is done for this cluster until an operator has looked: what we know of it may be out of date."""
+
+    code = "held_back"
+
+
+class BackupFailed(Permanent):
+    """The engine did not complete a backup, or there is no store to put it into."""
+
+    code = "backup_failed"
+
+
+class RestoreFailed(Permanent):
+    """A backup's data could not be fetched, or the engine does not run on it."""
+
+    code = "restore_failed"
+
+
+class UpgradeFailed(Permanent):
+    """The engine does not run on the new release."""
+
+    code = "upgrade_failed"
+
+
 class ReleaseUnavailable(Permanent):
     """The engine archive could not be fetched or its checksum is wrong."""
 
@@ -95,3 +162,9 @@ class JavaMissing(Permanent):
     """No Java runtime is where the region expects it."""
 
     code = "java_missing"
+
+
+class WorkerKeepsDying(Permanent):
+    """Several turns in a row ended with their worker, so the next one was not begun."""
+
+    code = "worker_keeps_dying"

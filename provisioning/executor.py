@@ -10,8 +10,22 @@ from django.conf import settings
 
 from provisioning.backends.base import ClusterBackend
 from provisioning.backends.local.backend import LocalBackend
-from provisioning.backends.local.settings import LocalSettings
-from provisioning.planner import Action, CloseCluster, PrepareRelease, RemoveCluster, StartEngine, StopEngine, Wait
+from provisioning.backends.local.settings import BackupStore, LocalSettings
+from provisioning.planner import (
+    Action,
+    CloseCluster,
+    LetGo,
+    PrepareRelease,
+    Rebalance,
+    RemoveCluster,
+    Rescale,
+    RestoreData,
+    RetireBrokers,
+    StartEngine,
+    StopEngine,
+    TakeBackup,
+    Wait,
+)
 from provisioning.spec import DesiredCluster
 
 
@@ -26,6 +40,7 @@ def _local(region_slug: str) -> ClusterBackend:
             ports=settings.ENGINE_PORTS,
             engine_user=settings.ENGINE_USER or None,
             memory_budget_mib=settings.ENGINE_MEMORY_MIB,
+            store=BackupStore(**settings.BACKUP_STORE) if settings.BACKUP_STORE else None,
         )
     )
 
@@ -48,14 +63,42 @@ def execute(action: Action, backend: ClusterBackend, desired: DesiredCluster, *,
     match action:
         case PrepareRelease():
             backend.prepare(desired.release)
-        case StartEngine():
-            backend.start(desired, epoch=epoch)
-        case StopEngine():
-            backend.stop(desired, epoch=epoch)
+        case StartEngine(nodes):
+            backend.start(desired, nodes, epoch=epoch)
+        case StopEngine(nodes):
+            backend.stop(desired, nodes, epoch=epoch)
+        case RetireBrokers(nodes):
+            backend.retire(desired, nodes, epoch=epoch)
         case RemoveCluster():
             backend.delete(desired.cluster_id, epoch=epoch)
-        case Wait() | CloseCluster():
+        case CloseCluster():
+            # Nothing is there. The call still tells the region this turn's epoch: nobody looks after a tombstone any
+            # more, so an older turn that overslept must not be able to start an engine for it.
+            backend.delete(desired.cluster_id, epoch=epoch)
+            return False
+        case Wait():
             return False
         case _:
-            assert_never(action)
+            _ask(action, backend, desired, epoch)
     return True
+
+
+def _ask(
+    action: Rescale | Rebalance | TakeBackup | RestoreData | LetGo,
+    backend: ClusterBackend,
+    desired: DesiredCluster,
+    epoch: int,
+) -> None:
+    match action:
+        case Rescale():
+            backend.rescale(desired, epoch=epoch)
+        case Rebalance():
+            backend.rebalance(desired, epoch=epoch)
+        case TakeBackup():
+            backend.back_up(desired, epoch=epoch)
+        case RestoreData():
+            backend.restore(desired, epoch=epoch)
+        case LetGo():
+            backend.let_go(desired, epoch=epoch)
+        case _:
+            assert_never(action)

@@ -6,19 +6,34 @@ import logging
 import random
 import time
 import uuid
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
+from django.db import InterfaceError, OperationalError
+
 from common.errors import Permanent, Temporary
-from provisioning import executor, planner, services
+from provisioning import executor, planner, services, wakeups
 from provisioning import selectors as read
 from provisioning.conditions import code_of
-from provisioning.errors import EngineKeepsEnding, Fenced, ReleaseUnavailable
+from provisioning.errors import (
+    BackupFailed,
+    EngineKeepsEnding,
+    Fenced,
+    HeldBack,
+    ReleaseUnavailable,
+    RemovalsHeld,
+    RestoreFailed,
+    UpgradeFailed,
+    WorkerKeepsDying,
+)
 from provisioning.models import Cluster
-from provisioning.planner import Action, PrepareRelease, StartEngine
+from provisioning.planner import Action, PrepareRelease, RemoveCluster, RestoreData, StartEngine, TakeBackup, Wait
 from provisioning.services import TurnOutcome
-from provisioning.spec import ObservedCluster, ReleaseState
-from provisioning.states import Condition
+from provisioning.spec import ObservedCluster, ReleaseState, Work
+from provisioning.statements import MAX_DEATHS
+from provisioning.states import Condition, Hold, OperationKind, StepKind
+from provisioning.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
 
@@ -38,12 +53,51 @@ UNWATCHED_SECONDS = 20.0
 
 MAX_BACKOFF_SECONDS = 300.0
 
+# The engine itself never gives a backup up. One of some gigabytes takes a few minutes.
+BACKUP_PATIENCE_SECONDS = 900.0
+
+# A new release, or restored data, on which the engine ends so often is taken back.
+TRIAL_STARTS = 3
+
+# What waits for an operator is looked at again this often: it may have come right by itself.
+HELD_SECONDS = 60.0
+
+_HOLD_SENTENCES = {
+    Hold.SET_BACK: (
+        "The account database was restored from an older copy, and the region has seen later changes of this cluster "
+        "than it knows. Nothing is done until an operator has looked; the engine goes on as it is."
+    ),
+    Hold.UNEXPLAINED: "Nothing is done for this cluster until an operator has looked.",
+}
+# One message keeps a worker's thread for so long at most: mails wait behind it, and so does the worker's own end.
+SERVE_SECONDS = 2.0
+
+# A cluster whose turns end their workers, and for which nobody has asked anything, is tried again so much later.
+PARKED_SECONDS = 3600.0
+
+# A suspect waits so long for the turns beside it to end: several times the slowest one, and far less than its lease.
+SOLITUDE_SECONDS = 5.0
+
+_turnstile = Turnstile()
+
+
+def serve(*, seconds: float = SERVE_SECONDS) -> bool:
+    """Take turns, each for the cluster whose turn it is, until none is due; True when time was over before that.
+
+    Nobody is waited for: a cluster for which something was begun is due again a moment later, and rung for then.
+
+    Raises:
+        django.db.OperationalError, django.db.InterfaceError: the database does not answer.
+    """
+    end = time.monotonic() + seconds
+    while _claim_and(_attend) is not None:
+        if time.monotonic() >= end:
+            return True
+    return False
+
 
 def reconcile(cluster_id: UUID) -> int:
-    """Take turns for a due cluster while each one began something; returns how many were taken.
-
-    A turn that only waits gives the lease back: the watch or the sweep rings again.
-    """
+    """Take turns for one cluster, by hand, while each one began something; returns how many were taken."""
     turns = 0
     while turn(cluster_id):
         turns += 1
@@ -52,19 +106,49 @@ def reconcile(cluster_id: UUID) -> int:
 
 
 def turn(cluster_id: UUID) -> bool:
-    """Take one turn; True when it began an action, so that another turn is worth taking soon.
+    """Take one turn for this cluster if it is due; True when it began an action, so that another is worth taking soon.
 
-    Three statements when nothing is to be done: claim, read, record.
+    Two statements when nothing is to be done: claim, record.
     """
-    if not Cluster.objects.claim(cluster_id, ttl=LEASE_TTL):
+    return bool(_claim_and(_take_turn, cluster_id))
+
+
+def _claim_and(take: Callable[[Cluster], bool], cluster_id: UUID | None = None) -> bool | None:
+    """Claim a row and take its turn, a suspect's alone in this process; None when there was nothing to claim."""
+    with _turnstile.together():
+        row = Cluster.objects.claim(cluster_id, ttl=LEASE_TTL)
+        if row is None:
+            return None
+        if not row.deaths or row.deaths >= MAX_DEATHS:
+            return take(row)
+    with _turnstile.alone(patience_seconds=SOLITUDE_SECONDS):
+        return Cluster.objects.begin_alone(row, ttl=LEASE_TTL) and take(row)
+
+
+def _attend(row: Cluster) -> bool:
+    """Take a turn of which no error may reach the next cluster's."""
+    try:
+        has_begun = _take_turn(row)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:  # the loop's rim: a row that cannot be understood is nobody else's trouble, and must not spin
+        logger.exception("a turn broke off", extra={"cluster_id": row.pk})
+        Cluster.objects.give_back(row, due_in_seconds=MAX_BACKOFF_SECONDS)
         return False
+    if has_begun:
+        wakeups.remind(row.pk, delay_seconds=AFTER_ACTION_SECONDS)
+    return has_begun
+
+
+def _take_turn(row: Cluster) -> bool:
+    """Take the turn of a claimed row and record it; True when it began an action."""
     turn_id, started = uuid.uuid4().hex, time.monotonic()
-    subject = read.turn_subject(cluster_id)
-    outcome = _outcome(subject, turn_id)
+    subject = read.subject_of(row)
+    outcome = _parked(subject) if row.deaths >= MAX_DEATHS else _outcome(subject, turn_id)
     try:
         services.record_turn(subject, outcome)
     except Fenced:
-        logger.warning("turn was overtaken", extra={"cluster_id": cluster_id, "turn_id": turn_id})
+        logger.warning("turn was overtaken", extra={"cluster_id": row.pk, "turn_id": turn_id})
         return False
     if outcome.action is not None or outcome.error_code:
         logger.info(
@@ -72,15 +156,34 @@ def turn(cluster_id: UUID) -> bool:
             outcome.action.step if outcome.action else "observed",
             "" if outcome.executed else " (waiting)",
             extra={
-                "cluster_id": cluster_id,
-                "organization_id": subject.row.organization_id,
-                "spec_generation": subject.row.spec_generation,
+                "cluster_id": row.pk,
+                "organization_id": row.organization_id,
+                "spec_generation": row.spec_generation,
                 "turn_id": turn_id,
                 "code": outcome.error_code,
                 "seconds": round(time.monotonic() - started, 3),
             },
         )
     return outcome.executed
+
+
+def _parked(subject: read.TurnSubject) -> TurnOutcome:
+    """Leave a cluster alone, without even a look, whose turns keep ending their workers."""
+    # Without an operation there is nothing that a person could retry: try again by ourselves, rarely.
+    is_permanent = subject.open_operation_id is not None or subject.stall is not None
+    error = WorkerKeepsDying(
+        f"{MAX_DEATHS} times in a row the worker that served this cluster ended in the middle of its work. "
+        + ("It is left alone until somebody tries again. " if is_permanent else "It is tried again in an hour. ")
+        + "We have to look into it."
+    )
+    return TurnOutcome(
+        None,
+        None,
+        error_code=error.code,
+        error_message=error.message,
+        is_permanent=is_permanent,
+        due_in_seconds=None if is_permanent else PARKED_SECONDS,
+    )
 
 
 def show_plan(cluster_id: UUID) -> tuple[read.TurnSubject, ObservedCluster, Action | None]:
@@ -115,12 +218,14 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
     except Permanent as error:
         # Without an operation there is nothing that a person could retry: look again by ourselves.
         is_permanent = subject.open_operation_id is not None
+        is_withdrawn = is_permanent and subject.row.is_on_trial and _has_way_back(subject, observed)
         return TurnOutcome(
             observed,
             action,
             error_code=error.code,
             error_message=error.message,
-            is_permanent=is_permanent,
+            is_permanent=is_permanent and not is_withdrawn,
+            is_withdrawn=is_withdrawn,
             due_in_seconds=None if is_permanent else MAX_BACKOFF_SECONDS,
         )
     except Exception:  # the loop's rim: one broken cluster must not stop the others, and must not spin
@@ -129,9 +234,19 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         return TurnOutcome(
             observed, action, error_code="internal", error_message=sentence, due_in_seconds=MAX_BACKOFF_SECONDS
         )
-    waits_for = observed.waits_for or observed.release_detail
+    waits_for = _what_is_waited_for(action, observed)
     due = AFTER_ACTION_SECONDS if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)
+
+
+def _what_is_waited_for(action: Action, observed: ObservedCluster) -> str:
+    details = {
+        StepKind.PREPARE_RELEASE: observed.release_detail,
+        StepKind.RESTORE_DATA: observed.data_detail,
+        StepKind.TAKE_BACKUP: observed.backup_detail,
+        StepKind.RESCALE: "The engine is moving its partitions." if observed.is_rescaling else "",
+    }
+    return details.get(action.step, "") or observed.waits_for or observed.release_detail
 
 
 def _backoff_seconds(failures: int) -> float:
@@ -141,6 +256,8 @@ def _backoff_seconds(failures: int) -> float:
 
 def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcome:
     """All is as it is wished."""
+    if subject.is_half_way:
+        return TurnOutcome(observed, None, executed=True, due_in_seconds=0.0)
     is_unwatched = observed.running and not observed.age_seconds
     seconds = UNWATCHED_SECONDS if is_unwatched else RESYNC_SECONDS
     seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
@@ -162,13 +279,80 @@ def _stalled(stall: Condition, observed: ObservedCluster, action: Action) -> Tur
 
 
 def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, action: Action) -> None:
-    """Hold an action back that was tried just now and failed."""
+    """Hold an action back that was tried just now and failed, or that must not be done at all."""
+    if subject.row.hold:
+        raise HeldBack(_HOLD_SENTENCES[Hold(subject.row.hold)], retry_after_seconds=HELD_SECONDS)
     # Without an operation every other turn may try, with the longest back-off in between.
-    has_tried = subject.has_tried_release if subject.open_operation_id else not subject.row.failures
-    if isinstance(action, PrepareRelease) and observed.release is ReleaseState.FAILED and has_tried:
-        raise ReleaseUnavailable(observed.release_detail)
-    if isinstance(action, StartEngine) and (after := subject.row.start_after) is not None and after > subject.now:
-        raise _keeps_ending(subject.row.start_attempts, observed, wait=after - subject.now)
+    has_tried = action.step in subject.tried_steps if subject.open_operation_id else not subject.row.failures
+    match action:
+        case PrepareRelease() if observed.release is ReleaseState.FAILED and has_tried:
+            raise ReleaseUnavailable(observed.release_detail)
+        case RestoreData() if observed.data is Work.FAILED and has_tried:
+            raise RestoreFailed(observed.data_detail)
+        case TakeBackup() if observed.backup is Work.FAILED:
+            raise BackupFailed(observed.backup_detail)
+        case TakeBackup() | Wait(StepKind.TAKE_BACKUP) if subject.backup_seconds > BACKUP_PATIENCE_SECONDS:
+            raise BackupFailed(f"The backup was not complete after {BACKUP_PATIENCE_SECONDS / 60:.0f} minutes.")
+        case RemoveCluster():
+            _require_explanation(subject)
+        case StartEngine():
+            _refuse_start(subject, observed)
+        case _:
+            pass
+    _refuse_endless_trial(subject, observed)
+
+
+def _refuse_start(subject: read.TurnSubject, observed: ObservedCluster) -> None:
+    row = subject.row
+    if row.trial_ends_at is not None and row.start_attempts >= TRIAL_STARTS:
+        raise _trial_failed(subject, observed, observed.last_exit or "The engine ended soon after it was started.")
+    if row.start_after is not None and row.start_after > subject.now:
+        raise _keeps_ending(row.start_attempts, observed, wait=row.start_after - subject.now)
+
+
+def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) -> None:
+    ends_at = subject.row.trial_ends_at
+    if ends_at is not None and ends_at < subject.now and not planner.is_steady(subject.desired, observed):
+        raise _trial_failed(subject, observed, f"The engine was not healthy in time. {observed.waits_for}".strip())
+
+
+def _has_way_back(subject: read.TurnSubject, observed: ObservedCluster | None) -> bool:
+    """Whether what was before can be wished again.
+
+    Once a broker has worked on the new release beside others, what it said yes to is nowhere else: from there an
+    upgrade can only be finished, while the others go on serving.
+    """
+    release = subject.desired.release.version
+    others = observed.brokers if observed is not None and subject.desired.size.replication_factor > 1 else ()
+    is_ahead = subject.row.former_release_id is not None and not subject.is_half_way
+    return not (is_ahead and any(broker.healthy and broker.release == release for broker in others))
+
+
+def _trial_failed(subject: read.TurnSubject, observed: ObservedCluster, why: str) -> UpgradeFailed | RestoreFailed:
+    if subject.open_operation_kind is OperationKind.UPGRADE:
+        former = subject.row.former_release_id
+        if _has_way_back(subject, observed):
+            return UpgradeFailed(f"{why} The cluster goes back to {former}, with the data it had before.")
+        return UpgradeFailed(
+            f"{why} Other brokers work on the new release already, so there is no way back but the backup from before; "
+            "the cluster goes on serving with the brokers it has."
+        )
+    return RestoreFailed(f"{why} The cluster goes back to the data it had before.")
+
+
+def _require_explanation(subject: read.TurnSubject) -> None:
+    """Let a removal pass that somebody asked for; stop all others when they are many.
+
+    Raises:
+        RemovalsHeld: more removals without anybody's request are due in this region than ever should be.
+    """
+    held = read.unexplained_removals(subject.row)
+    if held is not None:
+        raise RemovalsHeld(
+            f"{held.due} of the region's {held.live} clusters would be removed now although nobody asked for it. "
+            f"Nothing is removed until an operator has looked (more than {held.allowed} at once is never right).",
+            retry_after_seconds=HELD_SECONDS,
+        )
 
 
 def _keeps_ending(attempts: int, observed: ObservedCluster, *, wait: timedelta) -> Temporary:

@@ -2,24 +2,38 @@
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from typing import Any
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Exists, F, OuterRef, QuerySet, Subquery
-from django.db.models.functions import Now
+from django.contrib.postgres.expressions import ArraySubquery
+from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
+from django.db.models.functions import JSONObject, Now
 
 from common.errors import NotFound
 from provisioning import conditions, licences, verdicts
-from provisioning.models import Channel, Cluster, Operation, OperationStep, PlanType, Region
-from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle, ObservedCluster, ReleaseState
+from provisioning.models import Backup, Channel, Cluster, Operation, OperationStep, PlanType, Region, Release
+from provisioning.spec import (
+    BackupRef,
+    DesiredCluster,
+    DesiredData,
+    DesiredRelease,
+    DesiredSize,
+    Lifecycle,
+    ObservedBroker,
+    ObservedCluster,
+    ReleaseState,
+)
 from provisioning.states import (
     OPEN_STATES,
     STEP_TITLES,
+    BackupReason,
+    BackupState,
     Condition,
     ConditionType,
     OperationKind,
@@ -31,12 +45,15 @@ from provisioning.states import (
     is_true,
     summarize,
 )
-from tenants.actor import Actor
+from tenants.actor import Actor, PrincipalKind
 from tenants.paging import Page, Slice, slice_newest_first
 from tenants.roles import Permission
 
 # Finished steps that say how long a step takes here; more would only say how long it once took.
 HISTORY_ROWS = 200
+
+# Removals that nobody asked for, at once, in a small region; see `unexplained_removals`.
+MAX_UNEXPLAINED_REMOVALS = 3
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,12 +81,18 @@ class StepView:
 
 @dataclass(frozen=True, slots=True)
 class OperationView:
-    """An operation with its verdict."""
+    """An operation with its verdict.
+
+    One that proves a backup, which `drill_of` names, bears the name of the cluster that the backup is of.
+    """
 
     id: UUID
     cluster_id: UUID
     cluster_name: str
+    is_cluster_gone: bool
+    drill_of: UUID | None
     kind: OperationKind
+    changes: Mapping[str, Sequence[Any]]
     state: OperationState
     verdict: verdicts.Verdict | None
     percent: int
@@ -86,6 +109,7 @@ class OperationView:
     steps: Sequence[StepView]
     can_cancel: bool
     can_retry: bool
+    can_force: bool
 
     @property
     def is_open(self) -> bool:
@@ -94,13 +118,30 @@ class OperationView:
 
 
 @dataclass(frozen=True, slots=True)
+class Proof:
+    """What the last drill of any of a cluster's backups showed."""
+
+    backup_id: UUID
+    verified_at: datetime
+    recovery_seconds: float
+    loss_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
 class ClusterView:
-    """A cluster's row with what is derived from it on read."""
+    """A cluster's row with what is derived from it on read.
+
+    `upgrades` are the releases of its channel that it can be moved to now; `backed_up_at` is when its newest whole
+    backup was begun.
+    """
 
     row: Cluster
     phase: Phase
     conditions: Sequence[Condition]
     current_operation_id: UUID | None
+    upgrades: Sequence[str]
+    backed_up_at: datetime | None
+    proof: Proof | None
 
     @property
     def is_available(self) -> bool:
@@ -114,19 +155,58 @@ class ClusterView:
 
 
 @dataclass(frozen=True, slots=True)
+class BackupView:
+    """A backup's row with what is derived from it on read; `drill_id` is the operation that proves it just now."""
+
+    row: Backup
+    drill_id: UUID | None
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a cluster can be started on it."""
+        return self.row.state == BackupState.COMPLETED
+
+    @property
+    def is_deletable(self) -> bool:
+        """Whether it may be deleted, unless a cluster is being started on it."""
+        return self.row.state in (BackupState.COMPLETED, BackupState.FAILED)
+
+    @property
+    def is_moving(self) -> bool:
+        """Whether it will look different soon."""
+        return self.drill_id is not None or self.row.state in (BackupState.WANTED, BackupState.REMOVING)
+
+    @property
+    def is_cluster_gone(self) -> bool:
+        """Whether it has outlived its cluster."""
+        return self.row.cluster.deleted_at is not None
+
+
+@dataclass(frozen=True, slots=True)
 class TurnSubject:
-    """All that one reconcile turn decides on. `now` is the database's time."""
+    """All that one reconcile turn decides on. `now` is the database's time.
+
+    `tried_steps` are those that the operation in progress has begun at least once; `backup_seconds` is how long the
+    wished backup has been wished for.
+    """
 
     row: Cluster
     desired: DesiredCluster
     now: datetime
     open_operation_id: UUID | None
-    has_tried_release: bool
+    open_operation_kind: OperationKind | None
+    tried_steps: frozenset[StepKind]
+    backup_seconds: float
 
     @property
     def is_in_undo_window(self) -> bool:
         """Whether a deletion was asked for that can still be undone."""
         return self.row.lifecycle == Lifecycle.DELETED and self.desired.lifecycle is not Lifecycle.DELETED
+
+    @property
+    def is_half_way(self) -> bool:
+        """Whether more is wished than what is to be done first: an upgrade waits for its backup."""
+        return self.desired.release.version != self.row.release_id
 
     @property
     def stall(self) -> Condition | None:
@@ -152,7 +232,7 @@ def licence_note(licence: str) -> str:
 def clusters_of(actor: Actor, page: Page) -> Slice[ClusterView]:
     """The organization's clusters, newest first. One query."""
     actor.require(Permission.CLUSTERS_READ)
-    rows = slice_newest_first(_viewed(actor), page)
+    rows = slice_newest_first(_viewed(actor).filter(drill_of=None), page)
     return Slice([_cluster_view(row) for row in rows.items], rows.next_cursor)
 
 
@@ -193,26 +273,105 @@ def operation(actor: Actor, operation_id: UUID) -> OperationView:
     return _operation_view(row, _paces(actor.organization, [row]))
 
 
+def backups_of(actor: Actor, page: Page, cluster_id: UUID | None = None) -> Slice[BackupView]:
+    """The organization's backups, or one cluster's, newest first; those that are gone are left out. One query."""
+    actor.require(Permission.CLUSTERS_READ)
+    rows = _viewed_backups(actor).exclude(state=BackupState.REMOVED)
+    if cluster_id is not None:
+        rows = rows.filter(cluster_id=cluster_id)
+    found = slice_newest_first(rows, page)
+    return Slice([_backup_view(row) for row in found.items], found.next_cursor)
+
+
+def backup(actor: Actor, backup_id: UUID) -> BackupView:
+    """One backup, also when it or its cluster is gone. One query.
+
+    Raises:
+        NotFound: no such backup in the actor's organization.
+    """
+    actor.require(Permission.CLUSTERS_READ)
+    row = _viewed_backups(actor).filter(pk=backup_id).first()
+    if row is None:
+        raise NotFound("There is no such backup in this organization.")
+    return _backup_view(row)
+
+
+def sizes_for(row: Cluster) -> list[PlanType]:
+    """Other sizes that a cluster can be given: its partitions and their copies stay as they are. One query."""
+    same = PlanType.objects.filter(partitions=row.partitions, replication_factor=row.plan_type.replication_factor)
+    return list(same.filter(is_offered=True).exclude(pk=row.plan_type_id).order_by("memory_mib", "brokers"))
+
+
 def turn_subject(cluster_id: UUID) -> TurnSubject:
-    """What a turn decides on. One query; only after `claim`, so that the epoch read is the caller's."""
-    tried = OperationStep.objects.filter(
-        operation=OuterRef("open_operation_id"), kind=StepKind.PREPARE_RELEASE, attempts__gt=0
-    )
+    """What a turn would decide on now, for looking without acting. One query; a turn's own comes with its claim."""
+    tried = OperationStep.objects.filter(operation=OuterRef("open_operation_id"), attempts__gt=0)
     row = (
-        Cluster.objects.select_related("audience", "region", "plan_type", "release")
-        .annotate(now=Now(), open_operation_id=_open_operation("pk"))
-        .annotate(has_tried_release=Exists(tried))
+        Cluster.objects.select_related("audience", "region", "plan_type", "release", "former_release", "data_source")
+        .annotate(now=Now(), open_operation_id=_open_operation("pk"), open_operation_kind=_open_operation("kind"))
+        .annotate(tried_steps=ArraySubquery(tried.values("kind")))
+        .annotate(
+            wanted_number=_wanted_backup("number"),
+            wanted_reason=_wanted_backup("reason"),
+            wanted_at=_wanted_backup("created_at"),
+        )
         .get(pk=cluster_id)
     )
+    return subject_of(row)
+
+
+def subject_of(row: Cluster) -> TurnSubject:
+    """What a turn decides on, from a row that came by `claim` or with the same annotations. No query."""
     found: Any = row  # the annotations are invisible to the type checker
-    desired = desired_of(row, lifecycle=lifecycle_at(row, found.now))
-    return TurnSubject(row, desired, found.now, found.open_operation_id, found.has_tried_release)
+    desired = desired_of(
+        row,
+        lifecycle=lifecycle_at(row, found.now),
+        backup=found.wanted_number,
+        is_before_upgrade=found.wanted_reason == BackupReason.BEFORE_UPGRADE,
+    )
+    return TurnSubject(
+        row,
+        desired,
+        found.now,
+        found.open_operation_id,
+        OperationKind(found.open_operation_kind) if found.open_operation_kind else None,
+        frozenset(StepKind(kind) for kind in found.tried_steps),
+        (found.now - found.wanted_at).total_seconds() if found.wanted_at else 0.0,
+    )
 
 
 def due_clusters(limit: int) -> list[tuple[UUID, float]]:
     """Ids of due clusters and for how many seconds they have been, longest first. One query on a partial index."""
     rows = Cluster.objects.due().annotate(overdue=Now() - F("due_at")).order_by("due_at")
     return [(pk, overdue.total_seconds()) for pk, overdue in rows.values_list("pk", "overdue")[:limit]]
+
+
+@dataclass(frozen=True, slots=True)
+class Removals:
+    """Removals that are due in a region without anybody's request: how many, of how many, and how many may be."""
+
+    due: int
+    live: int
+    allowed: int
+
+
+def unexplained_removals(row: Cluster) -> Removals | None:
+    """None when this cluster may be removed: somebody asked for it, or hardly any others are due like it. 1-2 queries.
+
+    A pass that would remove more than three clusters and one in a hundred of a region's, and that nobody asked for,
+    is a mistake of ours; it stops before the first.
+    """
+    asked = Operation.objects.filter(
+        cluster=OuterRef("pk"), kind=OperationKind.DELETE, spec_generation__lte=OuterRef("spec_generation")
+    ).exclude(actor_kind=PrincipalKind.SYSTEM.value)
+    # A drill's copy is ours to remove.
+    explained = Cluster.objects.filter(Q(drill_of__isnull=False) | Exists(asked))
+    if explained.filter(pk=row.pk).exists():
+        return None
+    region = Cluster.objects.live().filter(region_id=row.region_id)
+    due = region.filter(lifecycle=Lifecycle.DELETED, delete_after__lte=Now())
+    counts = due.exclude(pk__in=explained.values("pk")).count(), region.count()
+    allowed = max(MAX_UNEXPLAINED_REMOVALS, counts[1] // 100)
+    return Removals(*counts, allowed) if counts[0] > allowed else None
 
 
 def watched_regions() -> list[Region]:
@@ -228,19 +387,23 @@ def lifecycle_at(row: Cluster, now: datetime) -> Lifecycle:
     return lifecycle
 
 
-def desired_of(row: Cluster, *, lifecycle: Lifecycle) -> DesiredCluster:
-    """The wish as a backend needs it, under the given lifecycle. No query when the row came with its relations."""
+def desired_of(
+    row: Cluster, *, lifecycle: Lifecycle, backup: int | None = None, is_before_upgrade: bool = False
+) -> DesiredCluster:
+    """The wish as a backend needs it, under the given lifecycle. No query when the row came with its relations.
+
+    Args:
+        backup: number of a backup that is still to be taken.
+        is_before_upgrade: that backup comes first: until it is complete the wish is still the former release.
+    """
+    release = row.release
+    if is_before_upgrade and row.former_release is not None:
+        release = row.former_release
     return DesiredCluster(
         cluster_id=row.pk,
         spec_generation=row.spec_generation,
         lifecycle=lifecycle,
-        release=DesiredRelease(
-            version=row.release.version,
-            coordinates=row.release.coordinates,
-            sha256=row.release.sha256,
-            main_class=row.release.main_class,
-            serves_rest=row.release.serves_rest,
-        ),
+        release=_desired_release(release),
         size=DesiredSize(
             brokers=row.plan_type.brokers,
             partitions=row.partitions,
@@ -252,18 +415,59 @@ def desired_of(row: Cluster, *, lifecycle: Lifecycle) -> DesiredCluster:
         audience=row.audience.value,
         host_name=host_name_of(row),
         license_key=settings.CAMUNDA_LICENSE_KEY,
+        data=DesiredData(row.data_epoch, ref_of(row.data_source) if row.data_source else None),
+        backup=BackupRef(row.pk, backup) if backup is not None else None,
+        card=card_of(row),
     )
+
+
+def _desired_release(release: Release) -> DesiredRelease:
+    return DesiredRelease(
+        version=release.version,
+        coordinates=release.coordinates,
+        sha256=release.sha256,
+        main_class=release.main_class,
+        serves_rest=release.serves_rest,
+        restore_class=release.restore_class,
+        rolls_from=tuple(release.rolls_from),
+    )
+
+
+def ref_of(backup: Backup) -> BackupRef:
+    """Where a backup lies in its region's store."""
+    return BackupRef(backup.cluster_id, backup.number)
+
+
+def card_of(row: Cluster) -> dict[str, str]:
+    """What it takes to make the cluster's row again: names and ids of this database, nothing of the engine's."""
+    return {
+        "organization": str(row.organization_id),
+        "name": row.name,
+        "stage": row.stage,
+        "plan_type": row.plan_type_id,
+        "channel": row.channel_id,
+        "release": row.release_id,
+        "partitions": str(row.partitions),
+        "data_epoch": str(row.data_epoch),
+        "drill": "yes" if row.drill_of_id else "",
+    }
 
 
 def last_sight(row: Cluster) -> ObservedCluster:
     """What the row remembers of the cluster, for foreseeing steps without asking the region."""
     facts = conditions.from_json(row.conditions)
+    desired = desired_of(row, lifecycle=Lifecycle.RUNNING)
     running = is_true(facts, ConditionType.APPLIED) and Lifecycle(row.lifecycle) is Lifecycle.RUNNING
+    available = is_true(facts, ConditionType.AVAILABLE)
+    broker = ObservedBroker(
+        0, running=running, digest=desired.digest, release=row.release_id, answers=running, healthy=available
+    )
+    exists = row.observed_generation > 0
     return ObservedCluster(
-        exists=row.observed_generation > 0,
-        running=running,
-        digest=desired_of(row, lifecycle=Lifecycle.RUNNING).digest if running else "",
-        available=is_true(facts, ConditionType.AVAILABLE),
+        exists=exists,
+        brokers=tuple(replace(broker, node=node) for node in desired.nodes) if exists else (),
+        available=available,
+        members=tuple(desired.nodes) if available else (),
         release=ReleaseState.READY if row.was_healthy else ReleaseState.ABSENT,
     )
 
@@ -300,9 +504,38 @@ def _open_operation(field: str) -> Subquery:
     return Subquery(open_ones.values(field)[:1])
 
 
+def _wanted_backup(field: str) -> Subquery:
+    """A field of the backup that is still to be taken, of which there is at most one."""
+    return Subquery(Backup.objects.filter(cluster=OuterRef("pk"), state=BackupState.WANTED).values(field)[:1])
+
+
 def _viewed(actor: Actor) -> QuerySet[Cluster]:
     rows = Cluster.objects.for_organization(actor.organization).live()
-    return with_operation(rows.select_related("region", "plan_type", "release", "channel", "audience"))
+    following = Release.objects.filter(
+        is_offered=True, channels=OuterRef("channel"), upgrades_from__contains=[OuterRef("release_id")]
+    )
+    whole = Backup.objects.filter(cluster=OuterRef("pk"), state=BackupState.COMPLETED)
+    proven = whole.filter(verified_at__isnull=False).order_by("-verified_at")
+    proof = JSONObject(id="pk", at="verified_at", recovery="recovery_seconds", loss="loss_seconds")
+    return with_operation(
+        rows.select_related("region", "plan_type", "release", "channel", "audience", "former_release", "data_source")
+    ).annotate(
+        upgrades=ArraySubquery(following.values("version")),
+        backed_up_at=Subquery(whole.order_by("-number").values("created_at")[:1]),
+        proof=Subquery(proven.values(proof=proof)[:1]),
+    )
+
+
+def _viewed_backups(actor: Actor) -> QuerySet[Backup]:
+    copies = Operation.objects.filter(organization=OuterRef("organization"), cluster__drill_of=OuterRef("pk"))
+    drills = copies.filter(kind=OperationKind.CREATE, state__in=OPEN_STATES)
+    rows = Backup.objects.for_organization(actor.organization).select_related("cluster")
+    return rows.annotate(drill_id=Subquery(drills.values("pk")[:1]))
+
+
+def _backup_view(row: Backup) -> BackupView:
+    drill_id: UUID | None = row.drill_id  # type: ignore[attr-defined]
+    return BackupView(row, drill_id)
 
 
 def _with_steps(rows: QuerySet[Operation]) -> QuerySet[Operation]:
@@ -310,15 +543,33 @@ def _with_steps(rows: QuerySet[Operation]) -> QuerySet[Operation]:
         organization=OuterRef("organization"), region=OuterRef("cluster__region"), lifecycle=Lifecycle.RUNNING
     )
     return (
-        rows.select_related("cluster")
+        rows.select_related("cluster__drill_of__cluster")
         .annotate(now=Now(), can_free_capacity=Exists(others.exclude(pk=OuterRef("cluster"))))
         .prefetch_related("steps")
     )
 
 
 def _cluster_view(row: Cluster) -> ClusterView:
-    operation_id: UUID | None = row.open_operation_id  # type: ignore[attr-defined]
-    return ClusterView(row, phase_of(row), conditions.from_json(row.conditions), operation_id)
+    found: Any = row  # the annotations are invisible to the type checker
+    return ClusterView(
+        row,
+        phase=phase_of(row),
+        conditions=conditions.from_json(row.conditions),
+        current_operation_id=found.open_operation_id,
+        # One at a time: nothing can follow while an upgrade is under way.
+        upgrades=() if row.former_release_id else sorted(found.upgrades, key=_by_number),
+        backed_up_at=found.backed_up_at,
+        proof=_proof(found.proof) if found.proof else None,
+    )
+
+
+def _proof(found: Mapping[str, Any]) -> Proof:
+    return Proof(UUID(found["id"]), datetime.fromisoformat(found["at"]), found["recovery"], found["loss"])
+
+
+def _by_number(version: str) -> list[int]:
+    """8.10.0 comes after 8.9.0."""
+    return [int(number) for number in re.findall(r"\d+", version)]
 
 
 def _paces(organization_id: UUID, operations: Iterable[Operation]) -> Mapping[StepKind, verdicts.Pace | None]:
@@ -338,9 +589,10 @@ def _paces(organization_id: UUID, operations: Iterable[Operation]) -> Mapping[St
 
 def _step_view(step: OperationStep, now: datetime) -> StepView:
     end = step.finished_at or now
+    kind = StepKind(step.kind)
     return StepView(
-        kind=StepKind(step.kind),
-        title=STEP_TITLES[StepKind(step.kind)],
+        kind=kind,
+        title=STEP_TITLES.get(kind, kind.replace("_", " ").capitalize()),
         state=StepState(step.state),
         waits_for=step.waits_for,
         started_at=step.started_at,
@@ -358,26 +610,29 @@ def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | Non
     current = next((step for step in steps if step.state in (StepState.RUNNING, StepState.FAILED)), None)
     behind = sum(step.state in (StepState.DONE, StepState.SKIPPED) for step in steps)
     running_seconds = (current.seconds or 0.0) if current else (now - row.created_at).total_seconds()
-    pace = paces[current.kind] if current else verdicts.Pace(median=1.0, p95=10.0)
+    pace = paces.get(current.kind) if current else verdicts.Pace(median=1.0, p95=10.0)
     return OperationView(
         id=row.pk,
         cluster_id=row.cluster_id,
-        cluster_name=row.cluster.name,
+        cluster_name=(row.cluster.drill_of.cluster if row.cluster.drill_of else row.cluster).name,
+        is_cluster_gone=row.cluster.deleted_at is not None,
+        drill_of=row.cluster.drill_of_id,
         kind=kind,
+        changes=row.changes,
         state=state,
         verdict=verdicts.judge(
             state,
             step_seconds=running_seconds,
             pace=pace,
             error_code=row.error_code,
-            attempts=current.attempts if current else 0,
+            attempts=current.attempts if current and current.kind is not StepKind.ROLL_BROKERS else 0,
             can_free_capacity=found.can_free_capacity,
         ),
         percent=100
         if state is OperationState.SUCCEEDED
         else verdicts.percent_done(
             # What turned out not to be needed was no work.
-            [None if step.state is StepState.SKIPPED else paces[step.kind] for step in steps],
+            [None if step.state is StepState.SKIPPED else paces.get(step.kind) for step in steps],
             finished=behind,
             step_seconds=running_seconds,
         ),
@@ -394,6 +649,7 @@ def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | Non
         steps=steps,
         can_cancel=can_cancel(row, [step.kind for step in steps if step.state is not StepState.PENDING]),
         can_retry=can_retry(row),
+        can_force=can_force(row),
     )
 
 
@@ -403,9 +659,39 @@ def can_cancel(row: Operation, begun: Sequence[StepKind]) -> bool:
     failed_creation = state is OperationState.FAILED and kind is OperationKind.CREATE
     if not _is_latest(row) or (state not in OPEN_STATES and not failed_creation):
         return False
-    if kind is OperationKind.DELETE:
-        return StepKind.REMOVE not in begun and StepKind.CLOSE not in begun
-    return kind in (OperationKind.CREATE, OperationKind.SUSPEND, OperationKind.RESUME)
+    if kind in _TRIED and not row.cluster.is_on_trial:
+        return False  # it is itself the way back
+    if row.cluster.drill_of_id is not None and kind is not OperationKind.CREATE:
+        return False  # nobody wants a drill's copy back
+    until = row.cluster.delete_after
+    if kind is OperationKind.DELETE and until is not None and until <= row.created_at:
+        return False  # it was to be removed at once
+    return kind in _POINTS_OF_NO_RETURN and _POINTS_OF_NO_RETURN[kind].isdisjoint(begun)
+
+
+# Changes that are on trial until they are through.
+_TRIED = frozenset({OperationKind.UPGRADE, OperationKind.RESTORE_BACKUP})
+
+# What can be called off, and the steps from which on it cannot.
+_POINTS_OF_NO_RETURN: dict[OperationKind, frozenset[StepKind]] = {
+    OperationKind.CREATE: frozenset(),
+    OperationKind.SUSPEND: frozenset(),
+    OperationKind.RESUME: frozenset(),
+    OperationKind.DELETE: frozenset({StepKind.REMOVE, StepKind.CLOSE}),
+    OperationKind.RESIZE: frozenset(),
+    OperationKind.BACK_UP: frozenset(),
+    # A broker that has worked beside others on the new release has said yes to what a copy from before does not know.
+    OperationKind.UPGRADE: frozenset({StepKind.ROLL_BROKERS, StepKind.LET_GO}),
+    OperationKind.RESTORE_BACKUP: frozenset({StepKind.LET_GO}),
+}
+
+
+def can_force(row: Operation) -> bool:
+    """Whether an operation may be ended by force: a deletion that failed, or that the region does not carry out."""
+    if row.kind != OperationKind.DELETE or not _is_latest(row):
+        return False
+    state = OperationState(row.state)
+    return state is OperationState.FAILED or (state in OPEN_STATES and bool(row.error_code))
 
 
 def can_retry(row: Operation) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Self
 
 from provisioning.spec import Lifecycle
 
@@ -67,7 +68,23 @@ class Stage(StrEnum):
     PROD = "prod"
 
 
-class OperationKind(StrEnum):
+class StoredWord(StrEnum):
+    """A word that stands in a column.
+
+    While a release is rolled out, the newer code writes words that this code has never heard of: such a word is read
+    as it stands. It equals no member and is none, so nothing here offers or chooses it.
+    """
+
+    @classmethod
+    def _missing_(cls, value: object) -> Self | None:
+        if not isinstance(value, str):
+            return None
+        word = str.__new__(cls, value)
+        word._name_, word._value_ = value.upper(), value
+        return word
+
+
+class OperationKind(StoredWord):
     """What was asked for."""
 
     CREATE = "create"
@@ -77,6 +94,10 @@ class OperationKind(StrEnum):
     DELETE = "delete"
     RESTORE = "restore"
     REVOKE_ACCESS = "revoke_access"
+    RESIZE = "resize"
+    UPGRADE = "upgrade"
+    BACK_UP = "back_up"
+    RESTORE_BACKUP = "restore_backup"
 
 
 class OperationState(StrEnum):
@@ -92,13 +113,20 @@ class OperationState(StrEnum):
 OPEN_STATES = (OperationState.PENDING, OperationState.RUNNING)
 
 
-class StepKind(StrEnum):
+class StepKind(StoredWord):
     """The single steps an operation is made of; each is one kind of action of the planner's."""
 
+    TAKE_BACKUP = "take_backup"
     PREPARE_RELEASE = "prepare_release"
+    RESTORE_DATA = "restore_data"
     STOP_ENGINE = "stop_engine"
     START_ENGINE = "start_engine"
+    ROLL_BROKERS = "roll_brokers"
     AWAIT_HEALTHY = "await_healthy"
+    RESCALE = "rescale"
+    RETIRE_BROKERS = "retire_brokers"
+    REBALANCE = "rebalance"
+    LET_GO = "let_go"
     UNDO_WINDOW = "undo_window"
     REMOVE = "remove"
     CLOSE = "close"
@@ -114,11 +142,60 @@ class StepState(StrEnum):
     SKIPPED = "skipped"
 
 
+class BackupReason(StrEnum):
+    """Why a backup was taken."""
+
+    ASKED_FOR = "asked_for"
+    SCHEDULED = "scheduled"
+    BEFORE_UPGRADE = "before_upgrade"
+
+
+class BackupState(StrEnum):
+    """How far a backup is. What failed or is not kept any more is removed from the store."""
+
+    WANTED = "wanted"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    REMOVING = "removing"
+    REMOVED = "removed"
+
+
+class Hold(StrEnum):
+    """Why nothing is done for a cluster until an operator has looked."""
+
+    NONE = ""
+    SET_BACK = "set_back"
+    UNEXPLAINED = "unexplained"
+
+
+class LeftoverKind(StrEnum):
+    """What is left over."""
+
+    CLUSTER = "cluster"
+    BACKUP = "backup"
+
+
+class LeftoverState(StrEnum):
+    """What is to become of it: found things wait for an operator, forced ones are removed."""
+
+    FOUND = "found"
+    REMOVING = "removing"
+    GONE = "gone"
+    ADOPTED = "adopted"
+
+
 STEP_TITLES: dict[StepKind, str] = {
+    StepKind.TAKE_BACKUP: "Take a backup",
     StepKind.PREPARE_RELEASE: "Make the engine release ready",
+    StepKind.RESTORE_DATA: "Fetch the backup’s data beside the present one",
     StepKind.STOP_ENGINE: "Stop the engine, keeping its data",
     StepKind.START_ENGINE: "Start the engine",
+    StepKind.ROLL_BROKERS: "Restart the brokers one after the other, while the others serve",
     StepKind.AWAIT_HEALTHY: "Wait until the engine reports every partition healthy",
+    StepKind.RESCALE: "Have the engine spread its partitions over the new brokers",
+    StepKind.RETIRE_BROKERS: "Stop the brokers that are not needed any more and remove their copies",
+    StepKind.REBALANCE: "Spread the partitions’ leaders evenly",
+    StepKind.LET_GO: "Let go of what was kept for going back",
     StepKind.UNDO_WINDOW: "Keep everything until the undo window closes",
     StepKind.REMOVE: "Remove the engine and its data",
     StepKind.CLOSE: "Close the books on this cluster",
@@ -161,4 +238,6 @@ def summarize(
         return Phase.CREATING
     if operation in (OperationKind.RESUME, OperationKind.RESTORE):
         return Phase.RESUMING
-    return Phase.UPDATING if operation is not None else Phase.UNHEALTHY
+    # An engine that serves is not unhealthy, whatever is still to be done about it.
+    is_changing = operation is not None or is_true(facts, ConditionType.AVAILABLE)
+    return Phase.UPDATING if is_changing else Phase.UNHEALTHY

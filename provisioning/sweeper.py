@@ -6,14 +6,20 @@ Several clocks may run: whatever they do is claimed in the database.
 from __future__ import annotations
 
 import logging
+from datetime import timedelta
 from uuid import UUID
 
 from django.db import InterfaceError
 from django.db import OperationalError as DatabaseAway
 from kombu.exceptions import OperationalError
 
+from common.errors import ControlPlaneError
 from provisioning import executor, reconciler, wakeups
 from provisioning import selectors as read
+from provisioning.models import Backup, Leftover
+from provisioning.services import backups, installation, leftovers
+from provisioning.spec import BackupRef
+from provisioning.states import LeftoverKind
 from tenants import tokens
 
 logger = logging.getLogger(__name__)
@@ -21,11 +27,23 @@ logger = logging.getLogger(__name__)
 # Constant work: one tick looks at so many due rows, however many there are.
 BATCH = 100
 
+# A message serves whatever is due, so a few of them bring as many workers to it as there are; the rest would only wait.
+MAX_RINGS = 8
+
 # A due row that was rung for is given this long before it is rung for again.
 RING_AGAIN_SECONDS = 5.0
 
-# Overdue by more than this, the message was lost or the workers are deaf: the clock takes the turn itself.
+# Overdue by more than this, the message was lost or the workers are deaf: the clock takes turns itself.
 TAKE_OVER_SECONDS = 15.0
+
+# For so long in each tick, because the clock has other things to do as well.
+HELP_SECONDS = 1.0
+
+REMOVALS_AT_ONCE = 20
+REMOVAL_TTL = timedelta(minutes=2)
+
+# The fencing number of a removal after which no turn of the cluster may ever come: above any that turns count up to.
+LAST_EPOCH = 2**62
 
 
 class Sweeper:
@@ -35,32 +53,96 @@ class Sweeper:
         self._rung: dict[UUID, float] = {}
 
     def sweep(self, *, now: float) -> int:
-        """One tick; `now` is monotonic seconds. Returns how many due rows were found. One statement when idle."""
+        """One tick; `now` is monotonic seconds. Returns how many due rows were found. One statement when idle.
+
+        Takes turns itself, in fair order, for what is long overdue or could not be rung for.
+        """
         due = read.due_clusters(BATCH)
         self._rung = {pk: at for pk, at in self._rung.items() if now - at < RING_AGAIN_SECONDS}
-        for cluster_id, overdue_seconds in due:
-            try:
-                self._attend(cluster_id, overdue_seconds, now)
-            except (DatabaseAway, InterfaceError):
-                raise
-            except Exception:  # one broken cluster must not hold up the others of this tick
-                logger.exception("a turn broke off", extra={"cluster_id": cluster_id})
+        are_heard = self._ring([pk for pk, overdue_seconds in due if overdue_seconds <= TAKE_OVER_SECONDS], now)
+        if not are_heard or (due and due[0][1] > TAKE_OVER_SECONDS):
+            reconciler.serve(seconds=HELP_SECONDS)
         return len(due)
 
-    def _attend(self, cluster_id: UUID, overdue_seconds: float, now: float) -> None:
-        if overdue_seconds > TAKE_OVER_SECONDS:
-            reconciler.reconcile(cluster_id)
-        elif cluster_id not in self._rung:
-            self._rung[cluster_id] = now
-            self._ring_or_take(cluster_id)
-
-    @staticmethod
-    def _ring_or_take(cluster_id: UUID) -> None:
+    def _ring(self, cluster_ids: list[UUID], now: float) -> bool:
+        """Ring for those that were not rung for lately; False when the broker does not answer."""
+        fresh = [cluster_id for cluster_id in cluster_ids if cluster_id not in self._rung]
         try:
-            wakeups.send(cluster_id)
+            for cluster_id in fresh[:MAX_RINGS]:
+                wakeups.send(cluster_id)
         except OperationalError:
-            logger.warning("the broker does not answer; the clock takes the turn", extra={"cluster_id": cluster_id})
-            reconciler.reconcile(cluster_id)
+            logger.warning("the broker does not answer; the clock takes turns itself")
+            return False
+        self._rung |= dict.fromkeys(fresh, now)
+        return True
+
+
+def keep_registers() -> None:
+    """Have every region remember this database's beat; find out whether one remembers a later one.
+
+    The first thing that a clock and a worker do: on a database that was restored from an older copy nothing else may
+    happen before.
+    """
+    for region in read.watched_regions():
+        try:
+            backend = executor.backend_of(region.slug, region.backend)
+            if installation.compare(backend.read_register()):
+                logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
+            backend.write_register(installation.register())
+        except (DatabaseAway, InterfaceError):
+            raise
+        except Exception:  # a region's rim: the next tick tries again
+            logger.exception("could not compare the register of region %s", region.slug)
+
+
+def tidy_stores() -> None:
+    """Remove backups that are not kept any more, and leftovers whose time has come. Not on a database set back."""
+    if installation.is_set_back():
+        return
+    for backup in backups.due_removals(REMOVALS_AT_ONCE):
+        _remove_backup(backup)
+    for entry in leftovers.claim_due(REMOVALS_AT_ONCE, ttl=REMOVAL_TTL):
+        _remove_leftover(entry)
+
+
+def _remove_backup(backup: Backup) -> None:
+    region = backup.cluster.region
+    try:
+        if executor.backend_of(region.slug, region.backend).drop_backup(read.ref_of(backup)):
+            backups.note_removed(backup)
+    except ControlPlaneError as error:
+        logger.warning("a backup could not be removed: %s", error.code, extra={"cluster_id": backup.cluster_id})
+
+
+def _remove_leftover(entry: Leftover) -> None:
+    backend = executor.backend_of(entry.region.slug, entry.region.backend)
+    try:
+        if entry.kind == LeftoverKind.BACKUP:
+            is_gone = backend.drop_backup(BackupRef(entry.cluster_id, int(entry.reference)))
+        else:
+            is_gone = backend.delete(entry.cluster_id, epoch=LAST_EPOCH)
+    except ControlPlaneError as error:
+        leftovers.note_remaining(entry, error.message)
+        return
+    if is_gone:
+        leftovers.note_gone(entry)
+    else:
+        leftovers.note_remaining(entry, "The region is removing it.")
+
+
+def take_inventories() -> None:
+    """Look for what is in the regions and no cluster of ours; it is entered into the ledger, and nothing is removed."""
+    for region in read.watched_regions():
+        try:
+            finds = executor.backend_of(region.slug, region.backend).inventory()
+            fresh = leftovers.note_finds(region, finds)
+        except (DatabaseAway, InterfaceError):
+            raise
+        except Exception:  # a region's rim: the next tick tries again
+            logger.exception("could not take the inventory of region %s", region.slug)
+        else:
+            if fresh:
+                logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)
 
 
 def publish_keys() -> None:

@@ -1,15 +1,32 @@
-"""Celery's door: messages say which cluster to look at, never what to do with it."""
+"""Celery's door: messages say that something is due, never what to do with it."""
 
 from __future__ import annotations
 
+import logging
 from uuid import UUID
 
 from celery import shared_task
+from celery.signals import celeryd_after_setup
+from django.db import DatabaseError
 
-from provisioning import reconciler, wakeups
+from provisioning import reconciler, sweeper, wakeups
+
+logger = logging.getLogger(__name__)
 
 
 @shared_task(name=wakeups.RECONCILE, acks_late=False)
 def reconcile(cluster_id: str) -> None:
-    """Take turns for one cluster, if it is due and nobody else does."""
-    reconciler.reconcile(UUID(cluster_id))
+    """Take turns for whatever is due, in fair order. Whose id it is does not matter, see `wakeups.send`."""
+    wakeups.hear()
+    if reconciler.serve():
+        wakeups.send(UUID(cluster_id))
+
+
+@celeryd_after_setup.connect
+def compare_registers(**_: object) -> None:
+    """Before the first turn: on a database that was restored from an older copy nothing may be done."""
+    try:
+        sweeper.keep_registers()
+    except DatabaseError:
+        # Turns fail, too, until it is back; and the clock compares again and again.
+        logger.warning("the database does not answer yet")

@@ -34,6 +34,13 @@ PRIORS: dict[StepKind, Pace] = {
     StepKind.START_ENGINE: Pace(median=1.0, p95=5.0),
     StepKind.AWAIT_HEALTHY: Pace(median=6.0, p95=30.0),
     StepKind.STOP_ENGINE: Pace(median=3.0, p95=10.0),
+    StepKind.TAKE_BACKUP: Pace(median=3.0, p95=60.0),
+    StepKind.RESTORE_DATA: Pace(median=10.0, p95=120.0),
+    StepKind.ROLL_BROKERS: Pace(median=40.0, p95=180.0),
+    StepKind.RESCALE: Pace(median=5.0, p95=60.0),
+    StepKind.RETIRE_BROKERS: Pace(median=4.0, p95=15.0),
+    StepKind.REBALANCE: Pace(median=0.5, p95=5.0),
+    StepKind.LET_GO: Pace(median=0.5, p95=5.0),
     StepKind.REMOVE: Pace(median=2.0, p95=10.0),
     StepKind.CLOSE: Pace(median=0.5, p95=5.0),
 }
@@ -69,7 +76,7 @@ def judge(
     Args:
         step_seconds: how long the current step has been running.
         error_code: code of the failure, or of what the current step was last refused with; "" when nothing was.
-        attempts: how often the current step was begun.
+        attempts: how often the current step was begun, 0 for one that is begun again and again by its nature.
         can_free_capacity: the organization runs other clusters where capacity is missing, and could suspend one.
     """
     if state in (OperationState.SUCCEEDED, OperationState.CANCELLED):

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from uuid import UUID
 
 from django.db.models import Prefetch, Q, QuerySet
+from django.db.models.functions import Now
 from django.utils import timezone
 
 from common.errors import NotFound
@@ -146,3 +148,23 @@ def credential(actor: Actor, credential_id: UUID, audience_id: UUID | Unset | No
 def _live_secrets() -> Prefetch[str, QuerySet[CredentialSecret], str]:
     secrets: QuerySet[CredentialSecret] = CredentialSecret.objects.filter(revoked_at=None).order_by("created_at")
     return Prefetch("secrets", queryset=secrets, to_attr="live_secrets")
+
+
+def credentials_issued_within(span: timedelta, *, limit: int) -> list[dict[str, str]]:
+    """Who was given access lately: client ids and what they open, no secret. For the installation itself. One query."""
+    rows = Credential.objects.filter(created_at__gt=Now() - span).order_by("-created_at")[:limit]
+    return [
+        {
+            "client_id": row.client_id,
+            "name": row.name,
+            "organization": str(row.organization_id),
+            "cluster": str(row.audience_id or ""),
+            "created_at": row.created_at.isoformat(),
+        }
+        for row in rows
+    ]
+
+
+def known_client_ids(client_ids: Iterable[str]) -> set[str]:
+    """Those of these client ids that this database knows. One query."""
+    return set(Credential.objects.filter(client_id__in=list(client_ids)).values_list("client_id", flat=True))

@@ -27,6 +27,12 @@ from tenants.scoping import leave_scope
 from tests.factories import Person, make_credential, make_organization, make_person
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What `make chaos` asks for and `make test` leaves out for time."""
+    parser.addoption("--every-kill", action="store_true", help="kill workers at every point of every turn")
+    parser.addoption("--off-seconds", type=int, default=120, help="how long everything of ours is switched off")
+
+
 @pytest.fixture(scope="session")
 def django_db_setup() -> None:
     """Use the database as it is: `make test` has made and migrated it as its owner, which tests may not be."""

@@ -31,6 +31,9 @@ ALTER ROLE flowplane_system LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRL
 ALTER ROLE flowplane_app LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
 GRANT flowplane_system TO flowplane_app;
 
+-- A migration that waits for a lock makes everybody who comes after it wait, too: it gives up instead, and is repeated.
+ALTER ROLE flowplane_owner SET lock_timeout = '5s';
+
 SELECT 'CREATE DATABASE flowplane OWNER flowplane_owner ENCODING ''UTF8'' TEMPLATE template0'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'flowplane')
 \gexec

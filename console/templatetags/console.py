@@ -14,7 +14,7 @@ from django.utils.html import format_html, format_html_join
 from django.utils.safestring import SafeString
 from django.utils.timesince import timesince
 
-from console.words import Wording, duration, wording_of
+from console.words import Wording, changes_of, duration, every_days, every_hours, layout, title_of, wording_of
 from provisioning.selectors import OperationView
 from provisioning.states import STEP_TITLES, StepKind
 
@@ -47,6 +47,18 @@ def word(value: Any) -> str:
 
 
 @register.filter
+def operation_title(operation: OperationView) -> str:
+    """What an operation is called: by more than its kind, for a drill is no creation to whoever asked for it."""
+    return title_of(operation.kind, is_drill=operation.drill_of is not None)
+
+
+@register.filter
+def changed(operation: OperationView) -> list[tuple[str, str]]:
+    """What an operation changed about its cluster: title, and before → after."""
+    return [] if operation.drill_of else changes_of(operation.changes)
+
+
+@register.filter
 def hue(value: Any) -> str:
     """The colour family of a state."""
     return wording_of(value).hue
@@ -56,6 +68,24 @@ def hue(value: Any) -> str:
 def duration_filter(seconds: float | None) -> str:
     """Seconds for people: 0.4 s, 12 s, 2 min 5 s, 1 h 3 min; nothing for None."""
     return "" if seconds is None else duration(seconds)
+
+
+@register.filter
+def rhythm_hours(hours: int) -> str:
+    """How often backups come round."""
+    return every_hours(hours)
+
+
+@register.filter
+def rhythm_days(days: int) -> str:
+    """How often drills come round."""
+    return every_days(days)
+
+
+@register.simple_tag
+def layout_of(row: Any) -> str:
+    """The layout of a backup or of a size."""
+    return layout(row.brokers, row.partitions, row.replication_factor)
 
 
 @register.filter

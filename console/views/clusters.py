@@ -1,34 +1,30 @@
-"""Clusters: the list, making one, its page with live progress, and every change to it."""
+"""Clusters: the list, making one, its page with live progress, its settings, and deleting it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 from uuid import UUID
 
 from django.contrib import messages
-from django.http import HttpRequest, HttpResponse, QueryDict
+from django.http import HttpRequest, HttpResponse
 from django.shortcuts import redirect, render
 from django.urls import reverse
 from django.views.decorators.http import require_GET, require_http_methods, require_POST
 
-from common.errors import ControlPlaneError, NotFound
-from console.forms import ClusterForm, ClusterSettingsForm, ConfirmForm, DeletionForm
-from console.views.doors import attempt, organization_page, status_of
+from common.errors import NotFound
+from console.forms import ClusterForm, ClusterSettingsForm, DeletionForm
+from console.views.changes import CHANGES, CHOICES
+from console.views.doors import attempt, organization_page, rehearse, renew_generation, status_of
 from console.words import facts_of
 from provisioning import selectors, services
-from provisioning.selectors import ClusterView, OperationView
+from provisioning.selectors import BackupView, ClusterView, OperationView
 from provisioning.spec import Lifecycle
 from provisioning.states import Phase, StepKind, StepState
 from tenants.actor import Actor
 from tenants.paging import parse_page
 from tenants.roles import Permission
-
-if TYPE_CHECKING:
-    from provisioning.models import Operation
 
 # How often an open page asks again: often enough to watch while something moves, rarely while all is at rest.
 LIVE_SECONDS = 1
@@ -51,17 +47,18 @@ def cluster_list(request: HttpRequest, actor: Actor) -> HttpResponse:
 def cluster_new(request: HttpRequest, actor: Actor) -> HttpResponse:
     """Ask for a cluster; the button “Show the plan” rehearses it without scripts."""
     actor.require(Permission.CLUSTERS_WRITE)
-    form = _cluster_form(request)
+    backup = _named_backup(request, actor)
+    form = _cluster_form(request, backup)
     preview = None
     if form.is_valid():
         if "rehearse" in request.POST:
-            rehearse = partial(services.preview, services.create_cluster, actor=actor, request=form.request())
-            preview = attempt(form, rehearse)
+            foresee = partial(services.preview, services.create_cluster, actor=actor, request=form.request())
+            preview = attempt(form, foresee)
         else:
             operation = attempt(form, partial(services.create_cluster, actor=actor, request=form.request()))
             if operation:
                 return redirect("console:cluster", operation.cluster_id)
-    context = {"form": form, "preview": preview, "licence": _licence_of(form)}
+    context = {"form": form, "backup": backup, "preview": preview, "licence": _licence_of(form)}
     return render(request, "console/cluster_new.html", context, status=status_of(form))
 
 
@@ -69,10 +66,10 @@ def cluster_new(request: HttpRequest, actor: Actor) -> HttpResponse:
 @organization_page
 def cluster_plan(request: HttpRequest, actor: Actor) -> HttpResponse:
     """What creating this cluster would do; a fragment that follows the form while it is filled in."""
-    form = _cluster_form(request)
+    form = _cluster_form(request, _named_backup(request, actor))
     preview, refusal = None, ""
     if form.is_valid():
-        preview, refusal = _rehearse(services.create_cluster, actor=actor, request=form.request())
+        preview, refusal = rehearse(services.create_cluster, actor=actor, request=form.request())
     context = {"form": form, "preview": preview, "refusal": refusal, "licence": _licence_of(form)}
     return render(request, "console/parts/cluster_plan.html", context)
 
@@ -121,67 +118,9 @@ def cluster_settings(request: HttpRequest, actor: Actor, cluster_id: UUID) -> Ht
         if attempt(form, change):
             messages.success(request, "Saved.")
             return redirect("console:cluster", cluster_id)
-        _renew_generation(form, row.spec_generation)
+        renew_generation(form, row.spec_generation)
     context = {"form": form, "cluster": view}
     return render(request, "console/cluster_settings.html", context, status=status_of(form))
-
-
-@dataclass(frozen=True, slots=True)
-class Change:
-    """A change that is shown as a plan before it is made."""
-
-    title: str
-    button: str
-    explanation: str
-    permission: Permission
-    act: Callable[..., Operation]
-    is_danger: bool = False
-
-
-CHANGES = {
-    "suspend": Change(
-        "Suspend", "Suspend the cluster",
-        "The engine stops and its data stays. Clients cannot reach it until somebody resumes it; "
-        "timers that fall due meanwhile fire after that.",
-        Permission.CLUSTERS_WRITE, services.suspend_cluster,
-    ),
-    "resume": Change(
-        "Resume", "Resume the cluster", "The engine starts again on the data it left.",
-        Permission.CLUSTERS_WRITE, services.resume_cluster,
-    ),
-    "restore": Change(
-        "Restore", "Restore the cluster",
-        "The deletion is undone. A cluster that was running starts again on its data; one that was suspended comes "
-        "back suspended. It counts against your plan again.",
-        Permission.CLUSTERS_DELETE, services.restore_cluster,
-    ),
-    "revoke-access": Change(
-        "Revoke access now", "Revoke and restart the engine",
-        "Every access token issued so far becomes worthless, and the engine restarts to know it. Credentials stay: "
-        "clients with a live one fetch a new token and go on. Disable or delete a credential first to shut it out.",
-        Permission.CLUSTERS_WRITE, services.revoke_access, is_danger=True,
-    ),
-}  # fmt: skip
-
-
-@require_http_methods(["GET", "POST"])
-@organization_page
-def cluster_change(request: HttpRequest, actor: Actor, cluster_id: UUID, change_name: str) -> HttpResponse:
-    """Show what a change would do, and make it when it is confirmed."""
-    change = CHANGES[change_name]
-    actor.require(change.permission)
-    view = selectors.cluster(actor, cluster_id)
-    form = ConfirmForm(request.POST or None, initial={"generation": view.row.spec_generation})
-    if form.is_valid():
-        act = partial(
-            change.act, actor=actor, cluster_id=cluster_id, expected_generation=form.cleaned_data["generation"]
-        )
-        if attempt(form, act):
-            return redirect("console:cluster", cluster_id)
-        _renew_generation(form, view.row.spec_generation)
-    preview, refusal = _rehearse(change.act, actor=actor, cluster_id=cluster_id)
-    context = {"cluster": view, "change": change, "form": form, "preview": preview, "refusal": refusal}
-    return render(request, "console/cluster_change.html", context, status=status_of(form))
 
 
 @require_http_methods(["GET", "POST"])
@@ -199,38 +138,34 @@ def cluster_delete(request: HttpRequest, actor: Actor, cluster_id: UUID) -> Http
         )  # fmt: skip
         if attempt(form, delete):
             return redirect("console:cluster", cluster_id)
-        _renew_generation(form, row.spec_generation)
-    preview, refusal = _rehearse(services.request_deletion, actor=actor, cluster_id=cluster_id)
+        renew_generation(form, row.spec_generation)
+    preview, refusal = rehearse(services.request_deletion, actor=actor, cluster_id=cluster_id)
     kept_until = datetime.fromisoformat(preview.changes["delete_after"][1]) if preview else None
     context = {"cluster": view, "form": form, "preview": preview, "refusal": refusal, "kept_until": kept_until}
     return render(request, "console/cluster_delete.html", context, status=status_of(form))
 
 
-def _cluster_form(request: HttpRequest) -> ClusterForm:
+def _named_backup(request: HttpRequest, actor: Actor) -> BackupView | None:
+    """The backup that a new cluster is to start on, named in the address at first and in the form afterwards."""
+    named = request.POST.get("from_backup") or request.GET.get("from_backup")
+    if not named:
+        return None
+    try:
+        return selectors.backup(actor, UUID(named))
+    except ValueError as error:
+        raise NotFound("There is no such backup in this organization.") from error
+
+
+def _cluster_form(request: HttpRequest, backup: BackupView | None) -> ClusterForm:
     return ClusterForm(
-        request.POST or None, offer=selectors.catalogue(), licence_note=selectors.licence_note,
-    )  # fmt: skip
+        request.POST or None, offer=selectors.catalogue(), licence_note=selectors.licence_note, backup=backup
+    )
 
 
 def _licence_of(form: ClusterForm) -> str:
     """The sentence on the licence of the release that the form names."""
     choice = str(form["release"].value() or "")
     return form.licences.get(choice.partition("/")[2], "")
-
-
-def _rehearse(change: Callable[..., Operation], **arguments: Any) -> tuple[services.Preview | None, str]:
-    """The plan of a change, or the sentence why it would be refused."""
-    try:
-        return services.preview(change, **arguments), ""
-    except NotFound:
-        raise
-    except ControlPlaneError as error:
-        return None, error.message
-
-
-def _renew_generation(form: ConfirmForm | ClusterSettingsForm, generation: int) -> None:
-    """After a refusal the reader has seen the newest state, so the next try speaks of that."""
-    form.data = {**form.data.dict(), "generation": str(generation)} if isinstance(form.data, QueryDict) else form.data
 
 
 def _cluster_context(actor: Actor, cluster_id: UUID) -> dict[str, Any]:
@@ -263,14 +198,22 @@ def _is_news(operation: OperationView) -> bool:
 
 
 def _offers(view: ClusterView, actor: Actor) -> frozenset[str]:
-    """The changes that make sense now and that the actor may make."""
-    lifecycle = Lifecycle(view.row.lifecycle)
+    """The changes that make sense now and that the actor may make. One query."""
+    row, lifecycle = view.row, Lifecycle(view.row.lifecycle)
+    if row.drill_of_id is not None:
+        return frozenset()
     sensible = {
-        Lifecycle.RUNNING: {"suspend", "revoke-access", "settings", "delete"},
-        Lifecycle.SUSPENDED: {"resume", "revoke-access", "settings", "delete"},
+        Lifecycle.RUNNING: {"suspend", "revoke-access", "resize", "settings", "delete"},
+        Lifecycle.SUSPENDED: {"resume", "revoke-access", "resize", "settings", "delete"},
         Lifecycle.DELETED: {"restore"} if view.phase is Phase.DELETION_SCHEDULED else set(),
     }[lifecycle]
-    needs = {name: change.permission for name, change in CHANGES.items()} | {
+    if row.former_release_id is not None:
+        sensible -= {"suspend", "resume", "revoke-access", "resize"}
+    if view.upgrades and view.is_available and lifecycle is Lifecycle.RUNNING:
+        sensible.add("upgrade")
+    if "resize" in sensible and not selectors.sizes_for(row):
+        sensible.remove("resize")
+    needs = {name: change.permission for name, change in (CHANGES | CHOICES).items()} | {
         "settings": Permission.CLUSTERS_WRITE,
         "delete": Permission.CLUSTERS_DELETE,
     }

@@ -11,11 +11,12 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from django.contrib import messages
 from django.contrib.auth.decorators import login_required
 from django.forms import BaseForm
-from django.http import HttpRequest, HttpResponse
+from django.http import HttpRequest, HttpResponse, QueryDict
 from django.shortcuts import redirect
 from django.utils.cache import patch_cache_control
 
 from common.errors import ControlPlaneError, NotFound
+from provisioning import services
 from tenants.actor import Actor
 from tenants.auth import actor_of
 
@@ -90,6 +91,21 @@ def act_and_return(request: HttpRequest, act: Callable[[], Any], success: str, p
     else:
         messages.success(request, success)
     return redirect(page, *args)
+
+
+def rehearse(change: Callable[..., Any], **arguments: Any) -> tuple[services.Preview | None, str]:
+    """The plan of a change, or the sentence why it would be refused."""
+    try:
+        return services.preview(change, **arguments), ""
+    except NotFound:
+        raise
+    except ControlPlaneError as error:
+        return None, error.message
+
+
+def renew_generation(form: BaseForm, generation: int) -> None:
+    """After a refusal the reader has seen the newest state, so the next try speaks of that."""
+    form.data = {**form.data.dict(), "generation": str(generation)} if isinstance(form.data, QueryDict) else form.data
 
 
 def status_of(form: BaseForm) -> int:

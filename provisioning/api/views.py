@@ -2,111 +2,48 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable
 from typing import Any
 from uuid import UUID
 
 from django.http import HttpResponse
-from django.urls import reverse
 from drf_spectacular.types import OpenApiTypes
-from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema, extend_schema_view
+from drf_spectacular.utils import OpenApiParameter, OpenApiResponse, extend_schema
 from rest_framework import status
 from rest_framework.request import Request
 from rest_framework.response import Response
-from rest_framework.views import APIView
 
 from common.errors import InvalidRequest
 from provisioning import access, envfile, selectors, services
 from provisioning.api import represent
 from provisioning.api import serializers as shapes
+from provisioning.api.base import (
+    ACCEPTED,
+    CHANGE,
+    DRY_RUN,
+    OPERATION,
+    PAGE,
+    PREVIEW,
+    ActorView,
+    ClusterActionView,
+    WriteView,
+    described,
+    etag_of,
+    operation_url,
+)
 from provisioning.errors import NoEndpointYet
 from provisioning.spec import ClusterRequest
-from tenants.actor import Actor
-from tenants.api.base import actor_in, page_in, page_response, page_shape, read_body
+from tenants.api.base import page_in, page_response, page_shape, read_body
 from tenants.api.idempotency import idempotent
 from tenants.api.serializers import CredentialChangeBody, CredentialShape, EmptyBody, NewSecretShape
 from tenants.services import NewSecret
 
-_LIMIT = OpenApiParameter("limit", int, description="1 to 100, 50 by default.")
-_CURSOR = OpenApiParameter("cursor", str, description="`next_cursor` of the page before.")
-_PAGE = [_LIMIT, _CURSOR]
-_DRY_RUN = OpenApiParameter("dry_run", bool, description="true: say what would happen, and do nothing.")
-_IF_MATCH = OpenApiParameter(
-    "If-Match",
-    str,
-    OpenApiParameter.HEADER,
-    description="The cluster's ETag, that is its spec_generation in quotes; refused with 412 when it has moved on.",
-)
-_CHANGE = [_DRY_RUN, _IF_MATCH]
-_PREVIEW = OpenApiResponse(shapes.PreviewSchema, "The answer to a dry run.")
-_ACCEPTED = {
-    202: OpenApiResponse(shapes.OperationSchema, "Accepted; `Location` names the operation."),
-    200: _PREVIEW,
-    412: OpenApiResponse(OpenApiTypes.OBJECT, "The cluster has moved on since it was read."),
-}
-
 _OPERATION_PAGE = page_shape("Operation", shapes.OperationSchema)
+
 # What a replayed answer leaves out.
 _SECRET_FIELDS = ("client_secret", "env.ZEEBE_CLIENT_SECRET")
 
 # No browser and no proxy keeps an answer with a secret.
 _UNKEPT = {"Cache-Control": "no-store"}
-
-_STRONG_ETAG = re.compile(r'"(\d{1,9})"')
-
-
-class ActorView(APIView):
-    """A view that only an actor gets into."""
-
-    @property
-    def actor(self) -> Actor:
-        """Who asks."""
-        return actor_in(self.request)
-
-
-class ClusterWriteView(ActorView):
-    """A view that changes one cluster."""
-
-    @property
-    def is_dry_run(self) -> bool:
-        """Whether the caller only wants to know."""
-        given = self.request.query_params.get("dry_run", "false")
-        if given not in ("true", "false"):
-            raise InvalidRequest("dry_run is either true or false.", field="dry_run")
-        return given == "true"
-
-    @property
-    def expected_generation(self) -> int | None:
-        """The generation named by `If-Match`; None without the header, or for `*`."""
-        given = self.request.headers.get("If-Match", "*").strip()
-        if given == "*":
-            return None
-        if not (match := _STRONG_ETAG.fullmatch(given)):
-            raise InvalidRequest(
-                'If-Match takes one ETag of the cluster, that is its spec_generation in quotes, such as "3".',
-                field="If-Match",
-            )
-        return int(match[1])
-
-    def change(self, cluster_id: UUID, service: Callable[..., Any], **wish: Any) -> Response:
-        """Accept a change, or say what it would do."""
-        named = {
-            "actor": self.actor,
-            "cluster_id": cluster_id,
-            "expected_generation": self.expected_generation,
-            **wish,
-        }
-        if self.is_dry_run:
-            return Response(represent.preview(services.preview(service, **named)))
-        return self.accepted(service(**named).pk)
-
-    def accepted(self, operation_id: UUID) -> Response:
-        """202 with the operation and its address."""
-        view = selectors.operation(self.actor, operation_id)
-        return Response(
-            represent.operation(view), status.HTTP_202_ACCEPTED, headers={"Location": _operation_url(operation_id)}
-        )
 
 
 class CatalogueView(ActorView):
@@ -122,13 +59,13 @@ class CatalogueView(ActorView):
         return Response(represent.catalogue(selectors.catalogue()))
 
 
-class ClustersView(ClusterWriteView):
+class ClustersView(WriteView):
     """The organization's clusters."""
 
     @extend_schema(
         operation_id="list_clusters",
         summary="List clusters",
-        parameters=_PAGE,
+        parameters=PAGE,
         responses=page_shape("Cluster", shapes.ClusterSchema),
     )
     def get(self, request: Request) -> Response:
@@ -138,11 +75,11 @@ class ClustersView(ClusterWriteView):
     @extend_schema(
         operation_id="create_cluster",
         summary="Create a cluster",
-        parameters=[_DRY_RUN],
+        parameters=[DRY_RUN],
         request=shapes.ClusterCreation,
         responses={
             202: OpenApiResponse(shapes.CreatedClusterSchema, "Accepted; `Location` names the operation."),
-            200: _PREVIEW,
+            200: PREVIEW,
         },
     )
     @idempotent()
@@ -159,29 +96,29 @@ class ClustersView(ClusterWriteView):
             "cluster": represent.cluster(view),
             "operation": represent.operation(selectors.operation(self.actor, operation.pk)),
         }
-        headers = {"Location": _operation_url(operation.pk), "ETag": _etag(view.row.spec_generation)}
+        headers = {"Location": operation_url(operation.pk), "ETag": etag_of(view.row.spec_generation)}
         return Response(body, status.HTTP_202_ACCEPTED, headers=headers)
 
 
-class ClusterView(ClusterWriteView):
+class ClusterView(WriteView):
     """One cluster."""
 
     @extend_schema(operation_id="get_cluster", summary="Read a cluster", responses=shapes.ClusterSchema)
     def get(self, request: Request, cluster_id: UUID) -> Response:
         """With its ETag, for `If-Match`."""
         view = selectors.cluster(self.actor, cluster_id)
-        return Response(represent.cluster(view), headers={"ETag": _etag(view.row.spec_generation)})
+        return Response(represent.cluster(view), headers={"ETag": etag_of(view.row.spec_generation)})
 
     @extend_schema(
         operation_id="update_cluster",
         summary="Change a cluster",
-        parameters=_CHANGE,
+        parameters=CHANGE,
         request=shapes.ClusterChange,
-        responses=_ACCEPTED,
+        responses=ACCEPTED,
     )
     @idempotent()
     def patch(self, request: Request, cluster_id: UUID) -> Response:
-        """Rename it, move it to another stage, switch its deletion protection."""
+        """Rename it, move it to another stage, switch its deletion protection, set when it is backed up and proven."""
         wish = read_body(shapes.ClusterChange, request)
         return self.change(cluster_id, services.update_cluster, **wish)
 
@@ -189,68 +126,47 @@ class ClusterView(ClusterWriteView):
         operation_id="delete_cluster",
         summary="Delete a cluster",
         parameters=[
-            *_CHANGE,
-            OpenApiParameter("purge", bool, description="true: skip the undo window; nothing can be restored."),
+            *CHANGE,
+            OpenApiParameter(
+                "purge",
+                bool,
+                description="true: skip the undo window and remove its backups, too; nothing can be restored.",
+            ),
         ],
         request=None,
-        responses=_ACCEPTED,
+        responses=ACCEPTED,
     )
     @idempotent()
     def delete(self, request: Request, cluster_id: UUID) -> Response:
-        """The engine stops now; its data is removed when the undo window closes."""
+        """The engine stops now; its data is removed when the undo window closes. Its backups stay until deleted."""
         given = request.query_params.get("purge", "false")
         if given not in ("true", "false"):
             raise InvalidRequest("purge is either true or false.", field="purge")
         return self.change(cluster_id, services.request_deletion, purge=given == "true")
 
 
-def _described(operation_id: str, summary: str, description: str) -> Callable[[type[APIView]], type[APIView]]:
-    """What the OpenAPI document says of an action's `post`."""
-    post = extend_schema(
-        operation_id=operation_id,
-        summary=summary,
-        description=description,
-        parameters=_CHANGE,
-        request=None,
-        responses=_ACCEPTED,
-    )
-    return extend_schema_view(post=post)
-
-
-class ClusterActionView(ClusterWriteView):
-    """One change of a cluster that needs no further word. Subclasses name the service."""
-
-    service: Callable[..., Any]
-
-    @idempotent()
-    def post(self, request: Request, cluster_id: UUID) -> Response:
-        """Ask for it; accepted at once."""
-        read_body(EmptyBody, request)
-        return self.change(cluster_id, self.service)
-
-
-@_described("suspend_cluster", "Suspend a cluster", "Stop the engine and keep its data.")
+@described("suspend_cluster", "Suspend a cluster", "Stop the engine and keep its data.")
 class SuspendView(ClusterActionView):
     """Suspension."""
 
     service = staticmethod(services.suspend_cluster)
 
 
-@_described("resume_cluster", "Resume a suspended cluster", "Start the engine again on its data.")
+@described("resume_cluster", "Resume a suspended cluster", "Start the engine again on its data.")
 class ResumeView(ClusterActionView):
     """Resumption."""
 
     service = staticmethod(services.resume_cluster)
 
 
-@_described("restore_cluster", "Undo a deletion", "Possible while the undo window is open.")
+@described("restore_cluster", "Undo a deletion", "Possible while the undo window is open.")
 class RestoreView(ClusterActionView):
     """Undoing a deletion."""
 
     service = staticmethod(services.restore_cluster)
 
 
-@_described(
+@described(
     "revoke_access",
     "Make all tokens issued so far worthless",
     "The engine restarts; clients go on with the next token they ask for.",
@@ -261,13 +177,40 @@ class RevokeAccessView(ClusterActionView):
     service = staticmethod(services.revoke_access)
 
 
+@described(
+    "resize_cluster",
+    "Give a cluster another size",
+    "Its partitions and their copies stay as they are: only sizes that have the same are accepted.",
+    shapes.Resize,
+)
+class ResizeView(ClusterActionView):
+    """Another size."""
+
+    service = staticmethod(services.resize_cluster)
+    body = shapes.Resize
+
+
+@described(
+    "upgrade_cluster",
+    "Move a cluster to a later release",
+    "A backup is taken first, unless `without_backup` is true. The cluster goes back by itself when the engine is not "
+    "healthy on the new release in time. Once it is healthy there is no way back.",
+    shapes.Upgrade,
+)
+class UpgradeView(ClusterActionView):
+    """A later release."""
+
+    service = staticmethod(services.upgrade_cluster)
+    body = shapes.Upgrade
+
+
 class ClusterOperationsView(ActorView):
     """One cluster's operations."""
 
     @extend_schema(
         operation_id="list_cluster_operations",
         summary="List a cluster's operations",
-        parameters=_PAGE,
+        parameters=PAGE,
         responses=_OPERATION_PAGE,
     )
     def get(self, request: Request, cluster_id: UUID) -> Response:
@@ -280,7 +223,7 @@ class OperationsView(ActorView):
     """The organization's operations."""
 
     @extend_schema(
-        operation_id="list_operations", summary="List operations", parameters=_PAGE, responses=_OPERATION_PAGE
+        operation_id="list_operations", summary="List operations", parameters=PAGE, responses=_OPERATION_PAGE
     )
     def get(self, request: Request) -> Response:
         """Newest first."""
@@ -296,14 +239,14 @@ class OperationView(ActorView):
         return Response(represent.operation(selectors.operation(self.actor, operation_id)))
 
 
-class RetryView(ClusterWriteView):
+class RetryView(WriteView):
     """Another try."""
 
     @extend_schema(
         operation_id="retry_operation",
         summary="Try a failed operation again",
         request=None,
-        responses={202: shapes.OperationSchema},
+        responses={202: OPERATION},
     )
     @idempotent()
     def post(self, request: Request, operation_id: UUID) -> Response:
@@ -312,14 +255,14 @@ class RetryView(ClusterWriteView):
         return self.accepted(services.retry_operation(actor=self.actor, operation_id=operation_id).pk)
 
 
-class CancelView(ClusterWriteView):
+class CancelView(WriteView):
     """Calling off."""
 
     @extend_schema(
         operation_id="cancel_operation",
         summary="Call an operation off",
         request=None,
-        responses={202: shapes.OperationSchema},
+        responses={202: OPERATION},
     )
     @idempotent()
     def post(self, request: Request, operation_id: UUID) -> Response:
@@ -328,13 +271,32 @@ class CancelView(ClusterWriteView):
         return self.accepted(services.cancel_operation(actor=self.actor, operation_id=operation_id).pk)
 
 
+class ForceView(WriteView):
+    """An end by force."""
+
+    @extend_schema(
+        operation_id="force_operation",
+        summary="End a deletion by force",
+        request=None,
+        responses={202: OPERATION},
+    )
+    @idempotent()
+    def post(self, request: Request, operation_id: UUID) -> Response:
+        """For a deletion that does not get on (`can_force`): the cluster is closed without the region's word.
+
+        What may be left in the region is recorded, and removed as soon as the region allows.
+        """
+        read_body(EmptyBody, request)
+        return self.accepted(services.force_operation(actor=self.actor, operation_id=operation_id).pk)
+
+
 class CredentialsView(ActorView):
     """One cluster's credentials."""
 
     @extend_schema(
         operation_id="list_cluster_credentials",
         summary="List a cluster's credentials",
-        parameters=_PAGE,
+        parameters=PAGE,
         responses=page_shape("ClusterCredential", CredentialShape),
     )
     def get(self, request: Request, cluster_id: UUID) -> Response:
@@ -469,11 +431,3 @@ def _environment(view: ActorView, cluster_id: UUID, new: NewSecret) -> dict[str,
         return access.environment(view.actor, cluster_id, client_id=new.credential.client_id, client_secret=new.secret)
     except NoEndpointYet:
         return None
-
-
-def _operation_url(operation_id: UUID) -> str:
-    return reverse("operation", args=[operation_id])
-
-
-def _etag(spec_generation: int) -> str:
-    return f'"{spec_generation}"'

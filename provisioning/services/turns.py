@@ -9,26 +9,36 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Case, F, When
+from django.db.models import F
 from django.db.models.functions import Now
 
 from provisioning import planner
 from provisioning import selectors as read
 from provisioning.conditions import derive, from_json, to_json, with_transitions
-from provisioning.errors import (
-    Fenced,
-)
+from provisioning.errors import Fenced, WorkerKeepsDying
 from provisioning.models import Cluster, Operation, OperationStep
-from provisioning.spec import Lifecycle, ObservedCluster
+from provisioning.services import backups, drills, leftovers
+from provisioning.services.endings import withdrawn_fields
+from provisioning.spec import Lifecycle, ObservedCluster, Work
 from provisioning.states import (
     OPEN_STATES,
     ConditionType,
+    Hold,
+    OperationKind,
     OperationState,
     StepKind,
     StepState,
     is_true,
 )
+from tenants import audit
 from tenants import services as tenancy
+from tenants.actor import SYSTEM
+
+# A new release, or restored data, that is not well by then is taken back. Half a minute is usual; an engine that
+# replays a long log needs minutes.
+TRIAL = timedelta(minutes=15)
+
+_OVER = (StepState.DONE, StepState.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +51,7 @@ class TurnOutcome:
         executed: whether `action` was carried out in this turn.
         error_code, error_message: of the failure, "" when there was none.
         is_permanent: the failure waits for a person.
+        is_withdrawn: the failure ends the change that is in progress, and what was before it is wished again.
         waits_for: sentence for people, "" when nothing is waited for.
         due_in_seconds: when the next turn should be; None: not before something changes.
     """
@@ -51,6 +62,7 @@ class TurnOutcome:
     error_code: str = ""
     error_message: str = ""
     is_permanent: bool = False
+    is_withdrawn: bool = False
     waits_for: str = ""
     due_in_seconds: float | None = None
 
@@ -66,27 +78,52 @@ def record_turn(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
         return
     with transaction.atomic():
         _write_sight(subject, outcome)
-        if isinstance(outcome.action, planner.CloseCluster):
-            tenancy.close_audience(subject.row.audience_id)
+        _write_backup(subject, outcome)
+        operation = None
         if subject.open_operation_id is not None:
-            _write_progress(subject.open_operation_id, subject, outcome)
+            operation = _write_progress(subject.open_operation_id, subject, outcome)
+        if isinstance(outcome.action, planner.CloseCluster):
+            _close(subject, operation)
+        if operation is not None and operation.state == OperationState.SUCCEEDED:
+            _conclude(subject, operation)
+
+
+def _write_backup(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
+    """Bring the wanted backup's row up to date with what the engine says of it."""
+    if subject.desired.backup is None:
+        return
+    if outcome.observed is not None and outcome.observed.backup is Work.DONE:
+        backups.complete_wanted(subject.row)
+    elif outcome.is_permanent or outcome.is_withdrawn:
+        backups.give_up_wanted(subject.row, outcome.error_message)
+
+
+def _close(subject: read.TurnSubject, operation: Operation | None) -> None:
+    tenancy.close_audience(subject.row.audience_id)
+    has_window = operation is None or operation.steps.filter(kind=StepKind.UNDO_WINDOW).exists()
+    if not has_window and subject.row.drill_of_id is None:
+        backups.purge_backups(subject.row)
+
+
+def _conclude(subject: read.TurnSubject, operation: Operation) -> None:
+    """What follows from a change's success."""
+    row = subject.row
+    if row.is_on_trial:
+        Cluster.objects.filter(pk=row.pk).update(former_release=None, is_on_trial=False, trial_ends_at=None)
+    if row.data_source is not None and row.data_source.cluster_id != row.pk:
+        # The copied log says that this backup is to be taken, so the copy takes it again, under its own name.
+        leftovers.record_backup(row, row.data_source.number)
+    if operation.kind == OperationKind.CREATE and row.drill_of_id is not None:
+        drills.conclude(row, subject.now)
 
 
 def _write_sight(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
-    fields = _sight_fields(subject, outcome)
-    held = Cluster.objects.filter(pk=subject.row.pk, lease_epoch=subject.row.lease_epoch)
-    if not held.update(due_at=_next_due(outcome), lease_expires_at=None, seen_at=Now(), **fields):
+    """Write what has changed since the claim, and no more: most turns find everything as it was."""
+    row = subject.row
+    changed = {name: value for name, value in _sight_fields(subject, outcome).items() if value != getattr(row, name)}
+    is_closed = isinstance(outcome.action, planner.CloseCluster)
+    if not Cluster.objects.give_back(row, due_in_seconds=outcome.due_in_seconds, is_closed=is_closed, **changed):
         raise Fenced("Another turn took over.")
-
-
-def _next_due(outcome: TurnOutcome) -> Case | None:
-    """When the next turn should be. A tombstone has none, not even when it was woken while it became one."""
-    if isinstance(outcome.action, planner.CloseCluster):
-        return None
-    # A wake-up during the turn has set an earlier due time than the claim did: it must not be lost.
-    woken = When(due_at__lt=F("lease_expires_at"), then=F("due_at"))
-    next_due = None if outcome.due_in_seconds is None else Now() + timedelta(seconds=outcome.due_in_seconds)
-    return Case(woken, default=next_due)
 
 
 def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, Any]:
@@ -98,6 +135,7 @@ def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, 
         outcome.action,
         deletion_requested=row.lifecycle == Lifecycle.DELETED,
         stalled_reason=outcome.error_code if outcome.is_permanent else "",
+        unseen_reason=outcome.error_code,
         message=outcome.error_message or outcome.waits_for,
     )
     facts = with_transitions(derived, previous, now=subject.now.isoformat())
@@ -105,31 +143,53 @@ def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, 
         "conditions": to_json(facts),
         "was_healthy": row.was_healthy or is_true(facts, ConditionType.AVAILABLE),
         "failures": row.failures + 1 if outcome.error_code else 0,
+        "deaths": row.deaths if outcome.error_code == WorkerKeepsDying.code else 0,
+        "seen_at": subject.now,
     }
     if not outcome.error_code:
         fields["observed_generation"] = row.spec_generation
     if observed is not None and observed.endpoint is not None:
         fields |= {"endpoint_grpc": observed.endpoint.grpc, "endpoint_rest": observed.endpoint.rest}
     if isinstance(outcome.action, planner.StartEngine) and outcome.executed:
-        fields |= _started(row, subject.now)
-    elif outcome.action is None and row.start_after is not None and row.start_after <= subject.now:
-        # It has outlived its own back-off, so the next start begins to count anew.
+        fields |= _started(subject)
+    elif _counts_anew(subject, outcome):
         fields |= {"start_attempts": 0, "start_after": None}
+    if outcome.error_code == Fenced.code:
+        # We hold the row, and the region has seen turns that this database knows nothing of.
+        fields["hold"] = Hold.SET_BACK.value
+    elif row.hold and outcome.action is None and not outcome.error_code and row.lifecycle != Lifecycle.DELETED:
+        # Nothing is left to do, so nothing can go wrong: wish and region agree.
+        fields["hold"] = Hold.NONE.value
     if isinstance(outcome.action, planner.CloseCluster):
-        fields |= {"deleted_at": Now(), "endpoint_grpc": "", "endpoint_rest": ""}
+        fields |= {"deleted_at": subject.now, "endpoint_grpc": "", "endpoint_rest": ""}
     return fields
 
 
-def _started(row: Cluster, now: datetime) -> dict[str, Any]:
-    attempts = row.start_attempts + 1
-    return {"start_attempts": attempts, "start_after": now + timedelta(seconds=min(300, 2**attempts))}
+def _counts_anew(subject: read.TurnSubject, outcome: TurnOutcome) -> bool:
+    """Whether the next start is another matter: it was told to end, or has outlived its own back-off."""
+    if isinstance(outcome.action, planner.StopEngine) and outcome.executed:
+        return True
+    after, observed = subject.row.start_after, outcome.observed
+    has_passed = after is not None and after <= subject.now
+    return has_passed and observed is not None and planner.is_steady(subject.desired, observed)
 
 
-def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: TurnOutcome) -> None:
+def _started(subject: read.TurnSubject) -> dict[str, Any]:
+    attempts = subject.row.start_attempts + 1
+    fields: dict[str, Any] = {
+        "start_attempts": attempts,
+        "start_after": subject.now + timedelta(seconds=min(300, 2**attempts)),
+    }
+    if subject.row.is_on_trial and subject.row.trial_ends_at is None:
+        fields["trial_ends_at"] = subject.now + TRIAL
+    return fields
+
+
+def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: TurnOutcome) -> Operation | None:
     """Derive the steps' states from where the planner stands; nothing is accumulated, so repeats change nothing."""
     operation = Operation.objects.select_for_update().get(pk=operation_id)
     if operation.state not in OPEN_STATES or operation.spec_generation != subject.row.spec_generation:
-        return
+        return None
     steps = _steps_of(operation, outcome)
     current = _current_position(steps, subject, outcome)
     for index, step in enumerate(steps):
@@ -138,11 +198,25 @@ def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: Turn
     operation.started_at = operation.started_at or subject.now
     operation.error_code, operation.error_message = outcome.error_code, outcome.error_message
     operation.state = OperationState.RUNNING
-    if outcome.is_permanent:
+    if outcome.is_permanent or outcome.is_withdrawn:
         operation.state, operation.finished_at = OperationState.FAILED, subject.now
-    elif current == len(steps) and _is_through(outcome):
+    elif current == len(steps) and _is_through(outcome) and not subject.is_half_way:
         operation.state, operation.finished_at = OperationState.SUCCEEDED, subject.now
     operation.save()
+    if outcome.is_withdrawn:
+        _withdraw(operation)
+    if outcome.is_permanent and subject.row.drill_of_id is not None and operation.kind == OperationKind.CREATE:
+        drills.note_failure(subject.row, outcome.error_message)
+    return operation
+
+
+def _withdraw(operation: Operation) -> None:
+    """Wish again what was before the change, and let the loop see to it at once."""
+    fields = withdrawn_fields(operation) | {"start_attempts": 0, "start_after": None, "failures": 0}
+    Cluster.objects.filter(pk=operation.cluster_id).update(
+        spec_generation=F("spec_generation") + 1, due_at=Now(), **fields
+    )
+    audit.record(SYSTEM, action=f"cluster.{operation.kind}_withdrawn", target=operation.cluster)
 
 
 def _steps_of(operation: Operation, outcome: TurnOutcome) -> list[OperationStep]:
@@ -165,13 +239,16 @@ def _is_through(outcome: TurnOutcome) -> bool:
 def _current_position(steps: Sequence[OperationStep], subject: read.TurnSubject, outcome: TurnOutcome) -> int:
     """Index of the step the planner stands at; past the end when all is done."""
     if outcome.observed is None and outcome.action is None:
-        return next((i for i, step in enumerate(steps) if step.state != StepState.DONE), 0)
+        return next((i for i, step in enumerate(steps) if step.state not in _OVER), 0)
     kind = outcome.action.step if outcome.action else None
     if kind is None and subject.desired.lifecycle is not Lifecycle(subject.row.lifecycle):
         kind = StepKind.UNDO_WINDOW
     if kind is StepKind.CLOSE:
         kind = None
-    position = next((index for index, step in enumerate(steps) if step.kind == kind), 0 if kind else len(steps))
+    first_open = next((i for i, step in enumerate(steps) if step.state not in _OVER), len(steps))
+    position = next((index for index, step in enumerate(steps) if step.kind == kind), first_open)
+    if kind is None:
+        position = first_open + 1 if subject.is_half_way else len(steps)
     # A start is through when the call returns; what follows it is the wait for the engine.
     return position + 1 if outcome.executed and kind is StepKind.START_ENGINE else position
 
@@ -189,7 +266,8 @@ def _move_step(step: OperationStep, ahead: int, outcome: TurnOutcome, now: datet
     if ahead > 0:
         step.state, step.started_at, step.finished_at, step.waits_for = StepState.PENDING, None, None, ""
         return
-    step.state = StepState.FAILED if outcome.is_permanent else StepState.RUNNING
+    has_failed = outcome.is_permanent or outcome.is_withdrawn
+    step.state = StepState.FAILED if has_failed else StepState.RUNNING
     step.started_at = step.started_at or now
-    step.finished_at = now if outcome.is_permanent else None
+    step.finished_at = now if has_failed else None
     step.waits_for = outcome.error_message or outcome.waits_for

@@ -8,36 +8,44 @@ from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models import F
 from django.db.models.functions import Now
 
 from common.errors import NotFound
 from provisioning import selectors as read
 from provisioning import verdicts, wakeups
-from provisioning.conditions import from_json, to_json
 from provisioning.errors import (
     AlreadyDeleting,
     NotCancellable,
+    NotForceable,
     NotRetryable,
     StaleGeneration,
+    ThrowAwayCopy,
 )
-from provisioning.models import Cluster, Operation, OperationStep
+from provisioning.models import Cluster, Operation
+from provisioning.services import drills, leftovers
+from provisioning.services.backups import delete_backup, purge_backups, want_backup
+from provisioning.services.endings import WITHDRAWABLE, close_cluster, is_reversible, way_back, withdrawal_rule
+from provisioning.services.operations import Changes, make_due, open_operation, supersede_operations
 from provisioning.services.rules import (
-    Changes,
+    Schedule,
     WishRule,
+    backup_rule,
     checked_cluster,
     deletion_rule,
     foresee_creation,
+    resize_rule,
+    restore_backup_rule,
     restore_rule,
     resume_rule,
     revoke_rule,
     suspend_rule,
     update_rule,
+    upgrade_rule,
 )
 from provisioning.spec import ClusterRequest, Lifecycle
 from provisioning.states import (
     OPEN_STATES,
-    ConditionType,
+    BackupReason,
     OperationKind,
     OperationState,
     StepKind,
@@ -48,20 +56,24 @@ from tenants import services as tenancy
 from tenants.actor import Actor
 from tenants.roles import Permission
 
+# Steps during which clients cannot reach the engine.
+INTERRUPTING_STEPS = frozenset({StepKind.STOP_ENGINE, StepKind.REMOVE})
+
 
 @dataclass(frozen=True, slots=True)
 class Preview:
     """What a change would do, had it been asked for in earnest.
 
-    `expected_seconds` sums the steps' usual times; `interrupts_engine` says that clients will notice.
+    `expected_seconds` sums the steps' usual times; `interrupts_engine` says that clients will notice; `way_back` says
+    how it can be undone and until when, "" when nothing would change.
     """
 
-    kind: OperationKind
     steps: Sequence[StepKind]
     changes: Changes
     is_reversible: bool
-    interrupts_engine: bool
-    expected_seconds: float
+    interrupts_engine: bool = False
+    expected_seconds: float = 0.0
+    way_back: str = ""
 
 
 def preview(change: Callable[..., Operation], /, **arguments: Any) -> Preview:
@@ -73,17 +85,25 @@ def preview(change: Callable[..., Operation], /, **arguments: Any) -> Preview:
     kind = OperationKind(operation.kind)
     if Operation.objects.filter(pk=operation.pk).exists():
         # A change that changes nothing answers with an earlier operation, which is not what it would do.
-        return Preview(kind, (), {}, is_reversible=True, interrupts_engine=False, expected_seconds=0.0)
+        return Preview((), {}, is_reversible=True)
     paces = [verdicts.pace_of(step, ()) for step in steps]
     return Preview(
-        kind=kind,
         steps=steps,
         changes=operation.changes,
-        is_reversible=kind is not OperationKind.REVOKE_ACCESS
-        and (kind is not OperationKind.DELETE or StepKind.UNDO_WINDOW in steps),
-        interrupts_engine=not {StepKind.STOP_ENGINE, StepKind.REMOVE}.isdisjoint(steps),
+        is_reversible=is_reversible(kind, steps),
+        interrupts_engine=not INTERRUPTING_STEPS.isdisjoint(steps),
         expected_seconds=sum(pace.median for pace in paces if pace),
+        way_back=way_back(kind, steps),
     )
+
+
+def preview_backup_deletion(*, actor: Actor, backup_id: UUID) -> Preview:
+    """What deleting a backup would do; no operation stands for it. Raises what `delete_backup` raises."""
+    with transaction.atomic():
+        backup = delete_backup(actor=actor, backup_id=backup_id)
+        transaction.set_rollback(True)
+    changes = {"backup": [backup.number, None]}
+    return Preview((), changes, is_reversible=False, way_back="What it holds is gone for good.")
 
 
 @transaction.atomic
@@ -100,6 +120,8 @@ def create_cluster(*, actor: Actor, request: ClusterRequest) -> Operation:
     row.save(force_insert=True)
     shown = ("name", "stage", "region_id", "plan_type_id", "release_id")
     changes = {name.removesuffix("_id"): [None, getattr(row, name)] for name in shown}
+    if row.data_source_id is not None:
+        changes["data_source"] = [None, str(row.data_source_id)]
     return _record(actor, row, OperationKind.CREATE, foresee_creation(row), changes)
 
 
@@ -111,9 +133,13 @@ def update_cluster(
     name: str | None = None,
     stage: str | None = None,
     is_protected: bool | None = None,
+    backup_every_hours: int | None = None,
+    backups_kept: int | None = None,
+    drill_every_days: int | None = None,
 ) -> Operation:
-    """Rename a cluster, move it to another stage, or switch its deletion protection."""
-    return _accept(actor, cluster_id, expected_generation, update_rule(name, stage, is_protected))
+    """Rename a cluster, move it to another stage, switch its deletion protection, or set when it is backed up."""
+    schedule = Schedule(backup_every_hours, backups_kept, drill_every_days)
+    return _accept(actor, cluster_id, expected_generation, update_rule(name, stage, is_protected, schedule))
 
 
 def suspend_cluster(*, actor: Actor, cluster_id: UUID, expected_generation: int | None = None) -> Operation:
@@ -129,6 +155,65 @@ def resume_cluster(*, actor: Actor, cluster_id: UUID, expected_generation: int |
 def revoke_access(*, actor: Actor, cluster_id: UUID, expected_generation: int | None = None) -> Operation:
     """Make every token issued so far worthless: a new audience, and the engine restarts to know it."""
     return _accept(actor, cluster_id, expected_generation, revoke_rule)
+
+
+def resize_cluster(
+    *, actor: Actor, cluster_id: UUID, plan_type: str, expected_generation: int | None = None
+) -> Operation:
+    """Give a cluster another size with the same partitions.
+
+    Raises:
+        PathBlocked: the size has other partitions, which are fixed for a cluster's life.
+        ChangeUnderWay: an upgrade has to end first.
+    """
+    return _accept(actor, cluster_id, expected_generation, resize_rule(plan_type))
+
+
+def upgrade_cluster(
+    *,
+    actor: Actor,
+    cluster_id: UUID,
+    release: str,
+    expected_generation: int | None = None,
+    without_backup: bool = False,
+) -> Operation:
+    """Move a cluster to a later release: a backup first, and back to the former release if the new one is not well.
+
+    Raises:
+        PathBlocked: the release cannot follow the present one.
+        LicenceRefuses, NotAvailable, ChangeUnderWay: as they say.
+    """
+    rule = upgrade_rule(release, without_backup=without_backup)
+    return _accept(actor, cluster_id, expected_generation, rule)
+
+
+def back_up_cluster(
+    *,
+    actor: Actor,
+    cluster_id: UUID,
+    expected_generation: int | None = None,
+    reason: BackupReason = BackupReason.ASKED_FOR,
+) -> Operation:
+    """Take a backup now.
+
+    Raises:
+        NotAvailable: the engine is not healthy.
+        ChangeUnderWay: an upgrade, or another backup, has to end first.
+    """
+    return _accept(actor, cluster_id, expected_generation, backup_rule(reason))
+
+
+def restore_backup(
+    *, actor: Actor, cluster_id: UUID, backup_id: UUID, expected_generation: int | None = None
+) -> Operation:
+    """Put a backup's data in place of what the cluster works on; what it works on now is kept until the new is well.
+
+    Raises:
+        NotFound: no such backup in the organization.
+        BackupNotUsable: it is not complete, or has another layout, release or region.
+    """
+    rule = restore_backup_rule(backup_id)
+    return _accept(actor, cluster_id, expected_generation, rule, Permission.CLUSTERS_DELETE)
 
 
 def request_deletion(
@@ -150,7 +235,7 @@ def restore_cluster(*, actor: Actor, cluster_id: UUID, expected_generation: int 
 
 @transaction.atomic
 def cancel_operation(*, actor: Actor, operation_id: UUID) -> Operation:
-    """Call an operation off by wishing the opposite; returns the operation that undoes it.
+    """Call an operation off by wishing the opposite; returns the operation that undoes it, or itself if none does.
 
     Raises:
         NotCancellable: it is over, or past the point from which something sensible is left to go back to.
@@ -159,15 +244,60 @@ def cancel_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     begun = [StepKind(step.kind) for step in operation.steps.all() if step.state != StepState.PENDING]
     if not read.can_cancel(operation, begun):
         raise NotCancellable("This operation cannot be called off any more: it is over or past its point of return.")
-    kind = OperationKind(operation.kind)
+    kind, cluster_id = OperationKind(operation.kind), operation.cluster_id
+    if operation.cluster.drill_of_id is not None:
+        audit.record(actor, action="operation.cancelled", target=operation)
+        return drills.end(operation.cluster, error_code="cancelled", sentence="It was called off.")
     if kind is OperationKind.CREATE:
-        return request_deletion(actor=actor, cluster_id=operation.cluster_id, purge=True)
+        return request_deletion(actor=actor, cluster_id=cluster_id, purge=True)
+    if kind is OperationKind.BACK_UP:
+        return _call_off_backup(actor, operation)
+    if kind in WITHDRAWABLE:
+        return _accept(actor, cluster_id, None, withdrawal_rule(operation, begun))
     opposite = {
         OperationKind.SUSPEND: resume_cluster,
         OperationKind.RESUME: suspend_cluster,
         OperationKind.DELETE: restore_cluster,
     }[kind]
-    return opposite(actor=actor, cluster_id=operation.cluster_id)
+    return opposite(actor=actor, cluster_id=cluster_id)
+
+
+def _call_off_backup(actor: Actor, operation: Operation) -> Operation:
+    """Nothing changed in the engine, so there is nothing to undo; what it wrote so far is removed from the store."""
+    supersede_operations(operation.cluster, error_code="cancelled", sentence="It was called off.")
+    audit.record(actor, action="operation.cancelled", target=operation)
+    operation.refresh_from_db()
+    return operation
+
+
+@transaction.atomic
+def force_operation(*, actor: Actor, operation_id: UUID) -> Operation:
+    """End a deletion without the region's word that everything is gone; what may be left there stands in the ledger.
+
+    Raises:
+        NotForceable: it is no deletion, or it is getting on by itself.
+    """
+    actor.require(Permission.CLUSTERS_DELETE)
+    operation = _operation_for_update(actor, operation_id)
+    if not read.can_force(operation):
+        raise NotForceable(
+            "Only a deletion that does not get on can be ended by force. Everything else can be called off or tried "
+            "again."
+        )
+    row = operation.cluster
+    leftovers.record_forced(row, by=actor.label)
+    if row.drill_of_id is None and not operation.steps.filter(kind=StepKind.UNDO_WINDOW).exists():
+        purge_backups(row)
+    close_cluster(row)
+    sentence = "Ended by force: what may be left in the region is recorded, and removed when the region allows."
+    operation.steps.exclude(state=StepState.DONE).update(state=StepState.SKIPPED, waits_for="")
+    operation.state = OperationState.SUCCEEDED
+    operation.finished_at = Now()
+    operation.error_code, operation.error_message = "forced", sentence
+    operation.save()
+    audit.record(actor, action="cluster.deletion_forced", target=row)
+    operation.refresh_from_db()
+    return operation
 
 
 @transaction.atomic
@@ -181,7 +311,9 @@ def retry_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     operation = _operation_for_update(actor, operation_id)
     if not read.can_retry(operation):
         raise NotRetryable("There is nothing to try again: this operation did not fail, or a later change replaced it.")
-    _make_due(operation.cluster)
+    if operation.kind == OperationKind.BACK_UP and operation.state == OperationState.FAILED:
+        want_backup(operation.cluster, BackupReason.ASKED_FOR)
+    make_due(operation.cluster)
     operation.steps.filter(state__in=(StepState.FAILED, StepState.RUNNING)).update(state=StepState.PENDING, attempts=0)
     operation.state = OperationState.RUNNING
     operation.attempts += 1
@@ -206,6 +338,8 @@ def _accept(
     """Check a change under the row's lock and write it; one that changes nothing answers with the latest operation."""
     actor.require(permission)
     row = _locked(actor, cluster_id, expected_generation)
+    if row.drill_of_id is not None:
+        raise ThrowAwayCopy("This is a copy that proves a backup: it is removed by itself. Call its operation off.")
     if row.lifecycle == Lifecycle.DELETED and rule is not restore_rule:
         raise AlreadyDeleting("This cluster is being deleted. While its undo window is open you can restore it.")
     wish = rule(row)
@@ -218,14 +352,19 @@ def _accept(
         # It asks nothing of the region, so it neither ends a stall nor disturbs a turn.
         Cluster.objects.filter(pk=row.pk).update(due_at=Now())
     else:
-        _make_due(row)
+        make_due(row)
     row.save(update_fields=[*wish.fields, "spec_generation"])
-    return _record(actor, row, wish.kind, wish.steps, wish.changes)
+    operation = _record(actor, row, wish.kind, wish.steps, wish.changes)
+    if wish.backup is not None:
+        want_backup(row, wish.backup)
+    return operation
 
 
 def _locked(actor: Actor, cluster_id: UUID, expected_generation: int | None) -> Cluster:
     rows = Cluster.objects.for_organization(actor.organization).live().select_for_update(of=("self",), no_key=True)
-    related = rows.select_related("audience", "region", "plan_type", "release", "channel").annotate(now=Now())
+    related = rows.select_related(
+        "audience", "region", "plan_type", "release", "former_release", "channel", "data_source"
+    ).annotate(now=Now())
     row = related.filter(pk=cluster_id).first()
     if row is None:
         raise NotFound("There is no such cluster in this organization.")
@@ -239,7 +378,7 @@ def _locked(actor: Actor, cluster_id: UUID, expected_generation: int | None) -> 
 
 
 def _record(actor: Actor, row: Cluster, kind: OperationKind, steps: Sequence[StepKind], changes: Changes) -> Operation:
-    """Write the operation that stands for an accepted change, its audit entry, and ring."""
+    """Write the operation that stands for an accepted change, and its audit entry."""
     # An update asks nothing of the region: it is over at once, and what is under way goes on.
     over: dict[str, Any] = {}
     if kind is OperationKind.UPDATE:
@@ -247,54 +386,11 @@ def _record(actor: Actor, row: Cluster, kind: OperationKind, steps: Sequence[Ste
         ongoing = Operation.objects.filter(cluster=row, spec_generation=row.spec_generation - 1)
         ongoing.filter(state__in=(*OPEN_STATES, OperationState.FAILED)).update(spec_generation=row.spec_generation)
     else:
-        _supersede(row, by=kind)
-    operation = Operation.objects.create(
-        **over,
-        organization_id=row.organization_id,
-        cluster=row,
-        kind=kind.value,
-        changes=changes,
-        spec_generation=row.spec_generation,
-        actor_kind=actor.kind.value,
-        actor_label=actor.label,
-    )
-    OperationStep.objects.bulk_create(
-        OperationStep(organization_id=row.organization_id, operation=operation, position=position, kind=step.value)
-        # Position 0 is kept free, see `_steps_of`.
-        for position, step in enumerate(steps, start=1)
-    )
+        sentence = f"A later change ({kind.value.replace('_', ' ')}) took its place."
+        supersede_operations(row, error_code="superseded", sentence=sentence)
+    operation = open_operation(actor, row, kind, steps, changes, **over)
     audit.record(actor, action=f"cluster.{kind.value}_requested", target=row, changes=changes)
-    wakeups.ring(row.pk)
     return operation
-
-
-def _supersede(row: Cluster, *, by: OperationKind) -> None:
-    """A newer wish is accepted while the old one is in progress; the old operation ends there."""
-    for operation in Operation.objects.filter(cluster=row, state__in=OPEN_STATES):
-        operation.state = OperationState.CANCELLED
-        operation.finished_at = Now()
-        operation.error_code = "superseded"
-        operation.error_message = f"A later change ({by.value.replace('_', ' ')}) took its place."
-        operation.save()
-        operation.steps.exclude(state=StepState.DONE).update(state=StepState.SKIPPED, waits_for="")
-
-
-def _make_due(row: Cluster) -> None:
-    """Forget a stall and former failures, and let the next turn come at once.
-
-    A turn that is under way decides on the former wish and would write its stall back: it is fenced off.
-    """
-    kept = [condition for condition in from_json(row.conditions) if condition.type is not ConditionType.STALLED]
-    row.conditions = to_json(kept)
-    row.failures = 0
-    Cluster.objects.filter(pk=row.pk).update(
-        conditions=row.conditions,
-        failures=0,
-        start_after=None,
-        due_at=Now(),
-        lease_epoch=F("lease_epoch") + 1,
-        lease_expires_at=None,
-    )
 
 
 def _operation_for_update(actor: Actor, operation_id: UUID) -> Operation:

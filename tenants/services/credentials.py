@@ -182,9 +182,12 @@ def revoke_credential(*, actor: Actor, credential_id: UUID, audience_id: UUID | 
 # --- Audiences: for provisioning, which has asked the actor already ---------------------------------------------------
 
 
-def open_audience(*, organization_id: UUID, audience_id: UUID | None = None) -> Audience:
-    """Let tokens be asked for a new cluster: by `audience_id`, the cluster's own id, or by a fresh one."""
-    return Audience.objects.create(pk=audience_id or uuid4(), organization_id=organization_id)
+def open_audience(*, organization_id: UUID, audience_id: UUID | None = None, epoch: int = 1) -> Audience:
+    """Let tokens be asked for a new cluster: by `audience_id`, the cluster's own id, or by a fresh one.
+
+    `epoch` is another than the first for a cluster that was found and adopted: its engine expects that one.
+    """
+    return Audience.objects.create(pk=audience_id or uuid4(), organization_id=organization_id, epoch=epoch)
 
 
 @transaction.atomic

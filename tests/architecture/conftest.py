@@ -20,6 +20,7 @@ from tests.conftest import set_role
 from tests.factories import Person, make_credential, make_invitation, unique
 from tests.provisioning.conftest import ask, region
 from tests.provisioning.pretend import PretendRegion
+from tests.provisioning.rows import make_backup
 
 __all__ = ["region"]
 
@@ -45,15 +46,17 @@ class Belongings:
 
 
 def make_belongings(owner: Person, developer: Person) -> Belongings:
-    """Give an organization a cluster with its operation, credentials of both kinds, and an invitation."""
+    """Give an organization a cluster with its operation and backup, credentials of both kinds, and an invitation."""
     operation = services.create_cluster(actor=owner.actor, request=ask(name=unique("orders")))
     Cluster.objects.filter(pk=operation.cluster_id).update(endpoint_grpc="localhost:26500")
     mine = access.create_credential(actor=owner.actor, cluster_id=operation.cluster_id, name=unique("worker"))
     rest = make_credential(owner, scopes=("clusters:read",))
     invitation, _ = make_invitation(owner.organization)
+    backup = make_backup(operation.cluster)
     ids = {
         "cluster_id": str(operation.cluster_id),
         "operation_id": str(operation.pk),
+        "backup_id": str(backup.pk),
         "credential_id": str(mine.credential.pk),
         "secret_id": str(mine.secret_row.pk),
         "member_id": str(developer.membership.pk),

@@ -31,6 +31,8 @@ BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/api/v1/clusters"): wish(name="more"),
     ("patch", "/api/v1/clusters/<uuid:cluster_id>"): {"name": "renamed"},
     ("post", "/api/v1/clusters/<uuid:cluster_id>/credentials"): {"name": "more"},
+    ("post", "/api/v1/clusters/<uuid:cluster_id>/resize"): {"plan_type": "small-plus"},
+    ("post", "/api/v1/clusters/<uuid:cluster_id>/upgrade"): {"release": "8.6.0"},
     ("post", "/api/v1/api-credentials"): {"name": "more", "scopes": ["clusters:read"]},
 }
 
@@ -39,6 +41,8 @@ def body_of(method: str, route: Route, acorns: Belongings) -> dict[str, Any]:
     """A body that is right for this endpoint."""
     if route.pattern.endswith("/transfer"):
         return {"member_id": acorns.ids["member_id"]}
+    if route.pattern.endswith("/restore-backup"):
+        return {"backup": acorns.ids["backup_id"]}
     return BODIES.get((method, route.pattern), {})
 
 

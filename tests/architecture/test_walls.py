@@ -20,6 +20,7 @@ from tests.architecture.conftest import Belongings, imprint, undone
 from tests.architecture.routes import Route, all_routes
 from tests.conftest import RestClient, WebClient
 from tests.factories import Person, make_user
+from tests.provisioning.api.conftest import wish
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
 
@@ -37,6 +38,9 @@ OTHERS = ("/accounts/", "/operator/")
 # Bodies that are right, so that nothing but the missing object can be the reason for a refusal.
 BODIES: dict[tuple[str, str], dict[str, Any]] = {
     ("post", "/api/v1/clusters/<uuid:cluster_id>/credentials"): {"name": "mine"},
+    ("post", "/api/v1/clusters/<uuid:cluster_id>/resize"): {"plan_type": "small"},
+    ("post", "/api/v1/clusters/<uuid:cluster_id>/upgrade"): {"release": "8.6.0"},
+    ("post", "/api/v1/clusters/<uuid:cluster_id>/restore-backup"): {"backup": str(uuid4())},
     ("patch", "/api/v1/members/<uuid:member_id>"): {"role": "viewer"},
     ("post", "/members/<uuid:membership_id>/role"): {"role": "viewer"},
 }
@@ -149,6 +153,8 @@ def test_ids_inside_bodies_and_headers_open_nothing(
     elsewhere.force_login(charlie.user)
     entered = elsewhere.get("/api/v1/clusters")
     assert entered.status_code == 404
+    named = client.post("/api/v1/clusters", wish(from_backup=acorns.ids["backup_id"]), format="json")
+    assert named.status_code == 404, named.content
     cursor = api(acorns.owner).get("/api/v1/operations?limit=1").json()
     assert client.get(f"/api/v1/operations?cursor={cursor['next_cursor'] or ''}").json()["items"] == []
 
@@ -180,7 +186,7 @@ def test_the_operator_site_is_closed_to_customers(
 ) -> None:
     client = browser(alice)
     ids = {**acorns.ids, "object_id": acorns.ids["cluster_id"], "app_label": "provisioning", "url": "x"}
-    ids |= {"content_type_id": "1"}
+    ids |= {"content_type_id": "1", "leftover_id": str(uuid4())}
     for route in all_routes("/operator/"):
         pattern = route.pattern.replace("(?P<app_label>provisioning|tenants|billing)", "<app_label>")
         if "(?P" in pattern:

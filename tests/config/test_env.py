@@ -51,6 +51,13 @@ def test_a_file_that_cannot_be_read_is_named_by_its_variable(tmp_path: Path) -> 
         environment(NAME_FILE=str(tmp_path / "empty")).text("NAME")
 
 
+def test_what_belongs_together_is_there_as_a_whole_or_not_at_all() -> None:
+    assert environment().all_or_none("KEY", "SECRET") is None
+    assert environment(KEY="k", SECRET="s").all_or_none("KEY", "SECRET") == {"KEY": "k", "SECRET": "s"}
+    with pytest.raises(ImproperlyConfigured, match="FLOWPLANE_SECRET must be set too, because FLOWPLANE_KEY is"):
+        environment(KEY="k").all_or_none("KEY", "SECRET")
+
+
 def test_an_unknown_variable_stops_the_start_and_is_named() -> None:
     env = environment(NAME="value", NAEM="value")
     env.text("NAME")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from datetime import timedelta
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.db import connection
@@ -13,13 +14,16 @@ from pytest_django.fixtures import Settings
 
 from config import health
 from provisioning import services
+from provisioning.backends.base import Find
 from provisioning.models import Cluster
+from provisioning.services import installation, leftovers
 from provisioning.states import ConditionType, Truth
 from tenants.models import MailKind, OutgoingMail
 from tests.conftest import WebClient
 from tests.factories import Person
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
+from tests.provisioning.rows import make_backup
 
 pytestmark = pytest.mark.django_db
 
@@ -47,7 +51,7 @@ def test_a_living_process_says_so_without_the_database(client: WebClient) -> Non
 def test_ready_means_that_nothing_waits_too_long(client: WebClient) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 200, answer.content
-    assert set(answer.json()["checks"]) == {"database", "migrations", "turns", "mail"}
+    assert set(answer.json()["checks"]) == {"database", "migrations", "turns", "mail", "installation"}
     assert all(check["ok"] and check["message"].endswith(".") for check in answer.json()["checks"].values())
 
 
@@ -82,7 +86,52 @@ def test_metrics_count_rows(client: WebClient, cluster: Cluster) -> None:
     waited = next(line for line in text.splitlines() if line.startswith("flowplane_turns_overdue_seconds "))
     assert float(waited.split()[1]) >= 29
     assert "flowplane_http_request_seconds_bucket" in text
-    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 4
+    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 8
+
+
+def sample(client: WebClient, name: str) -> float | None:
+    """The value of one metric; None when it has no sample."""
+    lines = client.get("/metrics").content.decode().splitlines()
+    return next((float(line.rpartition(" ")[2]) for line in lines if line.startswith(f"{name} ")), None)
+
+
+def test_metrics_tell_of_backups_without_naming_anybody(client: WebClient, cluster: Cluster) -> None:
+    assert sample(client, "flowplane_backup_newest_seconds") is None
+    make_backup(cluster, finished_at=Now() - timedelta(hours=2))
+    make_backup(cluster, finished_at=Now() - timedelta(hours=1))
+    make_backup(cluster, state="failed", error_message="The store does not answer.")
+    assert sample(client, 'flowplane_backups{state="completed"}') == 2
+    assert sample(client, 'flowplane_backups{state="failed"}') == 1
+    newest = sample(client, "flowplane_backup_newest_seconds")
+    assert newest is not None
+    assert 3590 < newest < 3700
+    text = client.get("/metrics").content.decode()
+    assert str(cluster.pk) not in text
+    assert str(cluster.organization_id) not in text
+
+
+def test_metrics_tell_what_waits_for_an_operator(client: WebClient, cluster: Cluster) -> None:
+    names = (
+        'flowplane_clusters_held{hold="set_back"}',
+        "flowplane_installation_set_back",
+        "flowplane_leftovers_waiting",
+    )
+    before = [sample(client, name) for name in names]
+    installation.set_back()
+    leftovers.note_finds(cluster.region, [Find(uuid4())])
+    after = [sample(client, name) for name in names]
+    assert [then is not None and now is not None and now > then for then, now in zip(before, after, strict=True)] == [
+        True, True, True,
+    ]  # fmt: skip
+
+
+def test_a_database_set_back_stays_ready_and_says_so(client: WebClient, cluster: Cluster) -> None:
+    installation.set_back()
+    Cluster.objects.update(due_at=None)
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    check = answer.json()["checks"]["installation"]
+    assert (check["ok"], "older copy" in check["message"]) == (True, True)
 
 
 def test_metrics_without_a_token_are_for_this_machine(client: WebClient) -> None:

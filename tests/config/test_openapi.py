@@ -10,6 +10,7 @@ from typing import Any
 import jsonschema
 import pytest
 from django.core.management import call_command
+from django.db.models.functions import Now
 from django.urls import URLPattern, URLResolver, get_resolver
 from drf_spectacular.validation import validate_schema
 from rest_framework.test import APIClient
@@ -20,6 +21,7 @@ from tests.conftest import RestClient
 from tests.factories import Person
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
+from tests.provisioning.rows import make_backup
 
 # Serves the document itself.
 UNDOCUMENTED = {"/api/v1/openapi.json"}
@@ -89,9 +91,12 @@ def test_answers_look_as_documented(
     document: dict[str, Any], api: Callable[[Person], APIClient], alice: Person, region: PretendRegion
 ) -> None:
     cluster: Cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
+    proven = make_backup(cluster, verified_at=Now(), recovery_seconds=12.5, loss_seconds=3600.0)
+    Cluster.objects.filter(pk=cluster.pk).update(data_epoch=1, data_source=proven)
+    services.drill_backup(actor=alice.actor, backup_id=proven.pk)
     client = api(alice)
     operation = client.get(f"/api/v1/clusters/{cluster.pk}/operations").json()["items"][0]
-    filled = {"{cluster_id}": str(cluster.pk), "{operation_id}": operation["id"]}
+    filled = {"{cluster_id}": str(cluster.pk), "{operation_id}": operation["id"], "{backup_id}": str(proven.pk)}
     seen = 0
     for path, operations in document["paths"].items():
         address = path
@@ -104,7 +109,7 @@ def test_answers_look_as_documented(
         schema = operations["get"]["responses"]["200"]["content"]["application/json"]["schema"]
         jsonschema.Draft202012Validator(closed(schema | {"components": document["components"]})).validate(answer.json())
         seen += 1
-    assert seen >= 10
+    assert seen >= 14
 
 
 def closed(schema: Any) -> Any:

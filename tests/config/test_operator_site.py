@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from django.contrib import admin
@@ -11,7 +12,10 @@ from django.urls import reverse
 
 from billing.models import Plan, Subscription
 from provisioning import access, services
-from provisioning.models import Channel, Cluster, Operation, Region
+from provisioning.backends.base import Find
+from provisioning.models import Channel, Cluster, Installation, Leftover, Operation, Region
+from provisioning.services import installation, leftovers
+from provisioning.states import Hold, LeftoverState
 from tenants import services as tenancy
 from tenants.models import (
     AuditEvent,
@@ -28,6 +32,7 @@ from tests.conftest import WebClient
 from tests.factories import Person, make_invitation, make_user
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
+from tests.provisioning.rows import make_backup
 
 pytestmark = pytest.mark.django_db
 
@@ -55,7 +60,21 @@ def cluster(alice: Person, region: PretendRegion) -> Cluster:
     tenancy.ensure_signing_key()
     Subscription.objects.create(organization=alice.organization, plan=Plan.objects.get(slug="team"))
     OutgoingMail.objects.create(kind=MailKind.ALREADY_REGISTERED, address="a@example.com")
+    make_backup(cluster)
+    note_find(alice)
+    installation.beat()
     return cluster
+
+
+def note_find(alice: Person, **card: str) -> Leftover:
+    """Something in the region that no cluster of ours stands for, with a card that says it is Acorn's."""
+    card = {
+        "organization": str(alice.organization.pk), "name": "lost", "stage": "dev", "plan_type": "small",
+        "channel": "stable", "release": "8.5.8", "partitions": "1", "data_epoch": "0", **card,
+    }  # fmt: skip
+    find = Find(uuid4(), card=card, parts=("an engine that runs", "a folder of 3 MB"))
+    leftovers.note_finds(Region.objects.get(slug="pretend"), [find])
+    return Leftover.objects.get(cluster_id=find.cluster_id)
 
 
 def page(client: WebClient, name: str, *args: Any) -> str:
@@ -187,3 +206,126 @@ def test_history_and_clusters_cannot_be_edited(site: WebClient, cluster: Cluster
     changed = site.post(reverse("admin:provisioning_cluster_change", args=[cluster.pk]), {"name": "x"})
     assert changed.status_code == 403
     assert Organization.objects.filter(pk=cluster.organization_id).exists()
+
+
+# --- what waits for an operator -------------------------------------------------------------------------------------
+
+
+def event_of(action: str) -> AuditEvent:
+    return AuditEvent.objects.get(action=action)
+
+
+def test_a_hold_is_shown_found_and_released(site: WebClient, operator: User, cluster: Cluster) -> None:
+    address = reverse("admin:provisioning_cluster_changelist")
+    assert "Release the hold" not in page(site, "provisioning_cluster_change", cluster.pk)
+    Cluster.objects.filter(pk=cluster.pk).update(hold=Hold.SET_BACK, due_at=None)
+    for query, is_found in (("any", True), ("set_back", True), ("unexplained", False)):
+        assert (str(cluster.pk) in site.get(f"{address}?hold={query}").content.decode()) is is_found
+    assert "Held (set_back)" in page(site, "provisioning_cluster_change", cluster.pk)
+    release = reverse("admin:provisioning_cluster_release", args=[cluster.pk])
+    assert site.get(release).status_code == 405
+    site.post(release)
+    cluster.refresh_from_db()
+    assert (cluster.hold, cluster.due_at is not None) == ("", True)
+    event = event_of("operator.cluster.released")
+    assert (event.actor_label, event.changes) == (operator.email, {"hold": ["set_back", ""]})
+    assert "was not held" in site.post(release, follow=True).content.decode()
+    assert AuditEvent.objects.filter(action="operator.cluster.released").count() == 1
+    assert site.post(reverse("admin:provisioning_cluster_release", args=[uuid4()])).status_code == 404
+
+
+def test_a_find_is_adopted_after_a_preview(
+    site: WebClient, operator: User, alice: Person, region: PretendRegion
+) -> None:
+    entry = note_find(alice)
+    text = page(site, "provisioning_leftover_change", entry.pk)
+    assert "an engine that runs" in text
+    assert "This row would be made again" in text
+    assert not Cluster.objects.filter(pk=entry.cluster_id).exists()
+    adopt = reverse("admin:provisioning_leftover_adopt", args=[entry.pk])
+    assert site.get(adopt).status_code == 405
+    answer = site.post(adopt, follow=True)
+    assert "“lost” is a cluster of Acorn again" in answer.content.decode()
+    row = Cluster.objects.get(pk=entry.cluster_id)
+    assert (row.name, row.organization) == ("lost", alice.organization)
+    assert event_of("operator.leftover.adopted").actor_label == operator.email
+    again = site.post(adopt, follow=True).content.decode()
+    assert "does not wait for anybody any more" in again
+    assert "Adopt it" not in page(site, "provisioning_leftover_change", entry.pk)
+
+
+@pytest.mark.parametrize(
+    ("card", "sentence"),
+    [
+        ({"organization": str(uuid4())}, "names no organization"),
+        ({"plan_type": "gigantic"}, "does not say enough"),
+        ({"drill": "yes"}, "a copy that proved a backup"),
+    ],
+)
+def test_a_find_that_cannot_be_adopted_says_why(
+    site: WebClient, alice: Person, region: PretendRegion, card: dict[str, str], sentence: str
+) -> None:
+    entry = note_find(alice, **card)
+    text = page(site, "provisioning_leftover_change", entry.pk)
+    assert sentence in text
+    assert "Adopt it" not in text
+    refused = site.post(reverse("admin:provisioning_leftover_adopt", args=[entry.pk]), follow=True)
+    assert sentence in refused.content.decode()
+    assert not Cluster.objects.filter(pk=entry.cluster_id).exists()
+
+
+def test_a_find_is_removed_when_an_operator_says_so(
+    site: WebClient, operator: User, alice: Person, region: PretendRegion
+) -> None:
+    entry = note_find(alice)
+    assert "Nothing of it can be restored" in page(site, "provisioning_leftover_change", entry.pk)
+    answer = site.post(reverse("admin:provisioning_leftover_remove", args=[entry.pk]), follow=True)
+    assert "as soon as the region allows" in answer.content.decode()
+    entry.refresh_from_db()
+    assert entry.state == LeftoverState.REMOVING
+    assert event_of("operator.leftover.removal_requested").actor_label == operator.email
+    assert site.post(reverse("admin:provisioning_leftover_remove", args=[uuid4()])).status_code == 404
+
+
+def test_what_has_ended_is_out_of_sight(site: WebClient, alice: Person, region: PretendRegion) -> None:
+    entry = note_find(alice)
+    leftovers.note_gone(entry)
+    address = reverse("admin:provisioning_leftover_changelist")
+    assert str(entry.cluster_id) not in site.get(address).content.decode()
+    assert str(entry.cluster_id) in site.get(f"{address}?ended=yes").content.decode()
+    page(site, "provisioning_leftover_change", entry.pk)
+
+
+def test_a_database_set_back_is_told_and_acknowledged(site: WebClient, operator: User, cluster: Cluster) -> None:
+    row = Installation.objects.get()
+    acknowledge = reverse("admin:provisioning_installation_acknowledge")
+    assert "As usual" in page(site, "provisioning_installation_change", row.pk)
+    assert "nothing to acknowledge" in site.post(acknowledge, follow=True).content.decode()
+    lost = {"client_id": "lost-client", "name": "order workers", "organization": "x", "cluster": "y", "created_at": "z"}
+    installation.set_back({"beat": 99, "credentials": [lost]})
+    text = page(site, "provisioning_installation_change", row.pk)
+    assert "Set back" in text
+    assert "lost-client" in text
+    assert f"{reverse('admin:provisioning_cluster_changelist')}?hold=any" in text
+    assert site.get(acknowledge).status_code == 405
+    site.post(acknowledge)
+    row.refresh_from_db()
+    assert row.set_back_at is None
+    assert event_of("operator.installation.acknowledged").actor_label == operator.email
+    cluster.refresh_from_db()
+    assert cluster.hold == Hold.SET_BACK, "what differs stays held"
+
+
+def test_an_installation_that_knows_nothing_of_itself_yet(site: WebClient, region: PretendRegion) -> None:
+    page(site, "provisioning_installation_changelist")
+    assert site.post(reverse("admin:provisioning_installation_acknowledge")).status_code == 404
+
+
+def test_backups_and_the_ledger_cannot_be_edited(site: WebClient, alice: Person, cluster: Cluster) -> None:
+    for name, row in (
+        ("backup", cluster.backups.get()),
+        ("leftover", Leftover.objects.latest("found_at")),
+        ("installation", Installation.objects.get()),
+    ):
+        assert site.post(reverse(f"admin:provisioning_{name}_change", args=[row.pk]), {"state": "x"}).status_code == 403
+        assert site.get(reverse(f"admin:provisioning_{name}_add")).status_code == 403

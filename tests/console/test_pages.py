@@ -15,12 +15,20 @@ from tenants.models import Organization
 from tenants.roles import Role
 from tests.conftest import WebClient
 from tests.factories import Person, make_credential, make_membership, make_organization, make_person, make_user
+from tests.provisioning.rows import make_backup
 
 Browser = Callable[[Person], WebClient]
 
-CLUSTER_PAGES = ("cluster", "cluster_live", "cluster_connect")
-CLUSTER_WRITE_PAGES = ("cluster_settings", "cluster_suspend", "cluster_resume", "cluster_revoke-access")
-ORGANIZATION_PAGES = ("clusters", "operations", "members", "organization")
+CLUSTER_PAGES = ("cluster", "cluster_live", "cluster_connect", "cluster_backups")
+CLUSTER_WRITE_PAGES = (
+    "cluster_settings",
+    "cluster_suspend",
+    "cluster_resume",
+    "cluster_revoke-access",
+    "cluster_resize",
+    "cluster_upgrade",
+)
+ORGANIZATION_PAGES = ("clusters", "backups", "operations", "members", "organization")
 
 
 def page(name: str, *args: object) -> str:
@@ -62,7 +70,11 @@ def test_only_owner_and_admin_open_deletion_and_audit(
     browser: Browser, acorn: Organization, alice: Person, orders: ClusterView, role: Role, status: int
 ) -> None:
     reader = browser(alice if role is Role.OWNER else make_person(acorn, role=role))
+    backup = make_backup(orders.row)
     assert reader.get(page("cluster_delete", orders.row.pk)).status_code == status
+    assert reader.get(page("backup_delete", backup.pk)).status_code == status
+    assert reader.get(page("backup_restore", backup.pk)).status_code == status
+    assert reader.get(page("operation_force", orders.current_operation_id)).status_code == status
     assert reader.get(page("audit")).status_code == status
 
 
@@ -82,6 +94,7 @@ def test_an_outsider_finds_nothing(browser: Browser, alice: Person, charlie: Per
     values = {
         "cluster_id": orders.row.pk,
         "operation_id": orders.current_operation_id,
+        "backup_id": make_backup(orders.row).pk,
         "credential_id": credential.pk,
         "membership_id": alice.membership.pk,
         "secret_id": uuid4(),
@@ -98,7 +111,7 @@ def test_an_outsider_finds_nothing(browser: Browser, alice: Person, charlie: Per
         assert statuses <= {404, 405}, (pattern.name, statuses)
         assert 404 in statuses
         met.add(pattern.name)
-    assert {"cluster", "operation", "credential", "cluster_delete", "member_remove"} <= met
+    assert {"cluster", "operation", "backup", "credential", "cluster_delete", "member_remove"} <= met
 
 
 def test_the_poll_of_a_cluster_that_is_gone_leads_to_the_list(browser: Browser, alice: Person) -> None:

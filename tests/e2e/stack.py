@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -14,8 +17,12 @@ import grpc
 import requests
 from pyzeebe.proto import gateway_pb2, gateway_pb2_grpc
 
+from embedded.accounts import service_account
 from embedded.doors import Visitor, confirmation_path, wait_for
-from embedded.machine import Machine, wait_for_web
+from embedded.environment import Ports
+from embedded.errors import SetupError
+from embedded.home import Home, purge
+from embedded.machine import Machine, furnish, wait_for_web
 from embedded.setup import CHECKOUT
 from embedded.supervision import Supervisor
 
@@ -25,6 +32,27 @@ PATIENCE_SECONDS = 600.0
 
 class Customer(Visitor):
     """A signed-up person with an organization, at the REST door."""
+
+    def at(self, url: str) -> Customer:
+        """The same person, signed in as before, in front of another web process."""
+        same = Customer(url)
+        same._session.cookies.update(self._session.cookies)
+        return same
+
+    def head(self, method: str, path: str, length: int) -> bytes:
+        """A request's head in bytes, for who sends the body by hand, after `100 Continue`."""
+        cookies = "; ".join(f"{cookie.name}={cookie.value}" for cookie in self._session.cookies)
+        lines = (
+            f"{method} /api/v1{path} HTTP/1.1",
+            "Host: localhost",
+            f"Cookie: {cookies}",
+            f"X-CSRFToken: {self._csrf_token}",
+            "Content-Type: application/json",
+            f"Content-Length: {length}",
+            "Expect: 100-continue",
+            "Connection: close",
+        )
+        return "\r\n".join([*lines, "", ""]).encode()
 
     def create_cluster(self, **overrides: str) -> dict[str, Any]:
         """Ask for a small cluster; the answer holds the cluster and its operation."""
@@ -50,12 +78,16 @@ class Customer(Visitor):
 
     def finished(self, operation: Mapping[str, Any], *, seconds: float = PATIENCE_SECONDS) -> dict[str, Any]:
         """Wait for an operation's end and return it."""
+        seen: dict[str, Any] = {}
 
         def look() -> dict[str, Any] | None:
-            seen: dict[str, Any] = self.api("GET", f"/operations/{operation['id']}")
+            seen.update(self.api("GET", f"/operations/{operation['id']}"))
             return seen if seen["state"] not in ("pending", "running") else None
 
-        return wait_for(look, seconds=seconds, what="The operation's end")
+        try:
+            return wait_for(look, seconds=seconds, what="The operation's end")
+        except SetupError as error:
+            raise SetupError(f"{error} It waits for: {seen['waits_for']} {seen['error'] or ''}") from error
 
     def credential(self, cluster_id: str) -> dict[str, str]:
         """Make a credential and return its env file's variables."""
@@ -147,6 +179,28 @@ class Stack:
     def manage(self, role: str, *arguments: str) -> str:
         """Run a Django command against this stack."""
         return self.machine.manage(role, *arguments)
+
+
+def free_port() -> int:
+    """A port of loopback that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+@contextlib.contextmanager
+def machine_of_its_own() -> Iterator[Machine]:
+    """A home that is gone afterwards; whoever starts something in it stops it again."""
+    # Not the user's folder for temporary files: the service user must pass through.
+    folder = Path(tempfile.mkdtemp(prefix="flowplane-stack-", dir="/tmp"))
+    folder.chmod(0o755)
+    home = Home(folder / "home", Path(os.environ["FLOWPLANE_CACHE"]), service_account())
+    try:
+        yield furnish(home, Ports(free_port(), free_port(), free_port()))
+    finally:
+        purge(home)
+        folder.rmdir()
 
 
 def topology(variables: Mapping[str, str], token: str, *, seconds: float = 15.0) -> Any:

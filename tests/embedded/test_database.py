@@ -58,6 +58,12 @@ def test_the_web_role_cannot_make_tables(bench: Testbench) -> None:
         app.execute("CREATE TABLE mine (word text)")
 
 
+def test_only_the_owner_gives_up_waiting_for_a_lock(bench: Testbench) -> None:
+    for role, seconds in (("flowplane_owner", "5s"), ("flowplane_app", "0"), ("flowplane_system", "0")):
+        with connect(bench, role) as connection:
+            assert connection.execute("SHOW lock_timeout").fetchone() == (seconds,)
+
+
 def test_the_database_listens_on_no_network(bench: Testbench) -> None:
     with connect(bench, "postgres") as connection:
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)

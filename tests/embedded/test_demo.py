@@ -62,13 +62,14 @@ class Laptop:
 
 @pytest.fixture
 def laptop(folder: Path) -> Iterator[Laptop]:
-    ports = free_ports(2)
+    ports = free_ports(3)
     variables = {
         "FLOWPLANE_HOME": str(folder / "home"),
         # Shared with everybody: what is made for it is found by content.
         "FLOWPLANE_CACHE": str(locate().cache),
         "FLOWPLANE_WEB_PORT": str(ports[0]),
         "FLOWPLANE_WEB_TLS_PORT": str(ports[1]),
+        "FLOWPLANE_STORE_PORT": str(ports[2]),
         "FLOWPLANE_ENGINE_PORTS": "28500-28599",
     }
     laptop = Laptop(folder, variables)

@@ -57,15 +57,16 @@ def test_a_choice_of_the_person_reaches_the_product(bench: Testbench) -> None:
 
 
 def test_the_same_home_is_found_again_from_the_chosen_settings(home: Home) -> None:
-    settings = chosen_settings(home, Ports(9001, 9002), {"FLOWPLANE_MFA": "off", "FLOWPLANE_BROKER_URL": "x"})
+    settings = chosen_settings(home, Ports(9001, 9002, 9003), {"FLOWPLANE_MFA": "off", "FLOWPLANE_BROKER_URL": "x"})
     assert settings == {
         "FLOWPLANE_HOME": str(home.root),
         "FLOWPLANE_CACHE": str(home.cache),
         "FLOWPLANE_WEB_PORT": "9001",
         "FLOWPLANE_WEB_TLS_PORT": "9002",
+        "FLOWPLANE_STORE_PORT": "9003",
         "FLOWPLANE_MFA": "off",
     }
-    assert chosen_ports(settings) == Ports(9001, 9002)
+    assert chosen_ports(settings) == Ports(9001, 9002, 9003)
 
 
 def test_a_setting_that_the_demo_would_ignore_is_refused_by_name() -> None:
@@ -79,12 +80,12 @@ def test_a_port_that_cannot_be_is_refused(given: str) -> None:
         chosen_ports({"FLOWPLANE_WEB_PORT": given})
 
 
-def test_one_port_for_both_is_refused() -> None:
-    with pytest.raises(SetupError, match="are both 8443"):
+def test_one_port_for_two_is_refused() -> None:
+    with pytest.raises(SetupError, match="are 8443, 8443 and 8333; they must differ"):
         chosen_ports({"FLOWPLANE_WEB_PORT": "8443"})
 
 
 def test_the_engine_user_is_named_only_when_there_is_one(home: Home) -> None:
     alone = Home(home.root, home.cache, None)
-    parts = Parts(home.cache, home.cache, home.cache)
+    parts = Parts(home.cache, home.cache, home.cache, home.cache)
     assert "FLOWPLANE_ENGINE_USER" not in environment(alone, parts, "system", environ={})

@@ -22,6 +22,7 @@ def test_the_programs_run_as_the_service_user(home: Home) -> None:
     commands: tuple[list[str | Path], ...] = (
         [programs.postgres / "bin" / "postgres", "--version"],
         [programs.redis / "redis-server", "--version"],
+        [programs.rclone / "rclone", "version"],
         # -Xshare:on refuses to start without the class archive that we add.
         [programs.java / "bin" / "java", "-Xshare:on", "-version"],
     )
@@ -46,5 +47,8 @@ def test_a_copy_that_was_cut_short_is_made_anew(home: Home) -> None:
 
 
 def test_the_name_in_the_cache_follows_the_content() -> None:
-    names = {parts.content_digest(part, parts._find(part)) for part in (parts.POSTGRES, parts.REDIS, parts.JAVA)}
-    assert len(names) == 3
+    names = {
+        parts.content_digest(part, parts._find(part))
+        for part in (parts.POSTGRES, parts.REDIS, parts.JAVA, parts.RCLONE)
+    }
+    assert len(names) == 4

@@ -60,6 +60,17 @@ def test_programs_run_until_they_are_stopped(supervisor: Supervisor) -> None:
     assert not supervisor.answers()
 
 
+def test_a_program_runs_in_its_folder_and_how_it_ended_is_told(supervisor: Supervisor) -> None:
+    folder = supervisor.home.mailbox
+    polite = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(300)"
+    kept = [Program("web", SLEEP, 10, folder=folder), Program("clock", [sys.executable, "-c", polite], 20)]
+    supervisor.launch(kept)
+    supervisor.start(["web", "clock"])
+    assert processes_of(supervisor.home)["web"].working_directory == folder
+    supervisor.stop(["web", "clock"])
+    assert [supervisor.exit_status_of(name) for name in ("web", "clock")] == [-1, 0]
+
+
 def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
     supervisor.launch([Program("web", SLEEP, 10)])
     supervisor.start(["web"])
@@ -125,4 +136,4 @@ def test_a_taken_port_is_named_with_the_way_to_another() -> None:
         taken.listen()
         port = taken.getsockname()[1]
         with pytest.raises(SetupError, match=rf"Port {port} of 127.0.0.1 is taken.*FLOWPLANE_WEB_PORT=\d+ make demo"):
-            require_free_ports(Ports(port, port + 1))
+            require_free_ports(Ports(port, port + 1, port + 2))

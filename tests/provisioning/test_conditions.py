@@ -27,11 +27,12 @@ def test_a_healthy_engine_is_available_and_up_to_date() -> None:
     assert found[ConditionType.STALLED].status is Truth.FALSE
 
 
-def test_an_engine_about_to_be_replaced_does_not_count_as_available() -> None:
+def test_an_engine_about_to_be_replaced_serves_and_is_not_up_to_date() -> None:
     found = facts(desired(audience="a/2"), HEALTHY)
-    assert found[ConditionType.AVAILABLE].status is Truth.FALSE
-    assert found[ConditionType.AVAILABLE].reason == "EngineOutdated"
-    assert found[ConditionType.APPLIED].status is Truth.FALSE
+    assert found[ConditionType.AVAILABLE].status is Truth.TRUE
+    assert found[ConditionType.APPLIED].reason == "DigestDiffers"
+    assert found[ConditionType.UP_TO_DATE].status is Truth.FALSE
+    assert found[ConditionType.UP_TO_DATE].reason == "StopEngine"
 
 
 def test_no_answer_is_unknown_and_never_absent() -> None:

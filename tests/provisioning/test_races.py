@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from datetime import timedelta
 from functools import partial
 
-import pytest
 from django.db import connection
-from pytest_django.plugin import DjangoDbBlocker
 
 from billing.errors import LimitReached
 from billing.plans import FREE
@@ -16,24 +15,10 @@ from common.errors import ControlPlaneError
 from provisioning import services
 from provisioning.models import Cluster
 from provisioning.states import OPEN_STATES
-from tests.factories import Person, make_person
-from tests.provisioning.conftest import ask
+from tests.factories import Person
+from tests.provisioning.conftest import ask, see_everything
 
-
-@pytest.fixture
-def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Person]:
-    """A person of a committed organization; what it owns is left behind, with nothing due."""
-    with django_db_blocker.unblock():
-        _see_everything()
-        person = make_person()
-        yield person
-        Cluster.objects.filter(organization=person.organization).update(due_at=None)
-        connection.close()
-
-
-def _see_everything() -> None:
-    with connection.cursor() as cursor:
-        cursor.execute("SET ROLE flowplane_system")
+AT_ONCE = 100
 
 
 def race(changes: list[Callable[[], object]]) -> list[ControlPlaneError | None]:
@@ -43,8 +28,8 @@ def race(changes: list[Callable[[], object]]) -> list[ControlPlaneError | None]:
 
     def run(change: Callable[[], object]) -> None:
         try:
-            _see_everything()
-            gate.wait(timeout=30)
+            see_everything()
+            gate.wait(timeout=120)
             change()
             results.append(None)
         except ControlPlaneError as error:
@@ -61,12 +46,12 @@ def race(changes: list[Callable[[], object]]) -> list[ControlPlaneError | None]:
     return results
 
 
-def test_twenty_at_once_get_exactly_what_the_plan_allows(committed: Person) -> None:
+def test_a_hundred_at_once_get_exactly_what_the_plan_allows(committed: Person) -> None:
     def create(number: int) -> Callable[[], object]:
         request = ask(region="local", name=f"cluster {number}")
         return lambda: services.create_cluster(actor=committed.actor, request=request)
 
-    results = race([create(number) for number in range(20)])
+    results = race([create(number) for number in range(AT_ONCE)])
     assert sum(result is None for result in results) == FREE.max_clusters
     assert {type(result) for result in results if result} == {LimitReached}
     assert Cluster.objects.filter(organization=committed.organization).count() == FREE.max_clusters
@@ -111,3 +96,22 @@ def test_two_clusters_renamed_alike_at_once(committed: Person) -> None:
         )
         assert {result.code for result in results if result} == {"invalid_spec"}
         assert results.count(None) == 1
+
+
+def test_a_claim_never_reads_half_of_a_wish(committed: Person) -> None:
+    cluster = services.create_cluster(actor=committed.actor, request=ask(region="local")).cluster
+    read: list[tuple[int, int]] = []
+
+    def revoke() -> None:
+        for _ in range(40):
+            services.revoke_access(actor=committed.actor, cluster_id=cluster.pk)
+
+    def claim() -> None:
+        for _ in range(500):
+            row = Cluster.objects.claim(cluster.pk, ttl=timedelta(milliseconds=1))
+            if row is not None:
+                read.append((row.spec_generation, row.audience.epoch))
+
+    assert race([revoke, revoke, claim, claim, claim, claim]) == [None] * 6
+    assert read, "nothing was claimed in between"
+    assert all(generation == epoch for generation, epoch in read), "each revocation adds one to both"

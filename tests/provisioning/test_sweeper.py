@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from celery import Celery
 from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
+from config import celery_app
 from provisioning import services, sweeper, wakeups
 from provisioning.models import Cluster
 from tenants import tokens
+from tenants.models import Organization
 from tests.factories import Person
-from tests.provisioning.conftest import ask
+from tests.provisioning.conftest import ask, forget_messages, make_clusters, messages
 from tests.provisioning.pretend import PretendRegion
 
 pytestmark = pytest.mark.django_db
@@ -64,6 +68,56 @@ def test_a_turn_that_breaks_off_does_not_end_the_tick(
     sweeper.Sweeper().sweep(now=0.0)
     assert Cluster.objects.get(pk=cluster.pk).seen_at is None
     assert Cluster.objects.get(pk=other.pk).seen_at is not None
+
+
+@pytest.fixture
+def no_broker() -> Iterator[None]:
+    """Let messages go to a broker that is not there."""
+    nowhere = Celery("nowhere", broker="redis+socket:///nowhere/at/all.sock", set_as_current=False)
+    nowhere.conf.broker_transport_options = celery_app.conf.broker_transport_options
+    nowhere.set_current()
+    yield
+    celery_app.set_current()
+
+
+@pytest.mark.usefixtures("no_broker")
+def test_without_a_broker_the_clock_takes_the_turns_fairly(
+    cluster: Cluster, charlie: Person, region: PretendRegion
+) -> None:
+    other = services.create_cluster(actor=charlie.actor, request=ask()).cluster
+    overdue(cluster, 2)
+    overdue(other, 1)
+    sweep = sweeper.Sweeper()
+    for tick in range(3):
+        assert sweep.sweep(now=float(tick)) == 2
+        overdue(cluster, 2)
+        overdue(other, 1)
+    assert region.starts == 2
+    claimed = Cluster.objects.filter(pk__in=[cluster.pk, other.pk]).values_list("lease_epoch", flat=True)
+    assert list(claimed) == [3, 3]
+
+
+def test_a_tick_rings_a_few_times_however_much_is_due(
+    cluster: Cluster, acorn: Organization, region: PretendRegion
+) -> None:
+    forget_messages()
+    make_clusters(acorn, 3 * sweeper.MAX_RINGS)
+    sweep = sweeper.Sweeper()
+    sweep.sweep(now=0.0)
+    assert messages() == sweeper.MAX_RINGS
+    sweep.sweep(now=1.0)
+    assert messages() == sweeper.MAX_RINGS, "all that is due was rung for a moment ago"
+    sweep.sweep(now=sweeper.RING_AGAIN_SECONDS + 1)
+    assert messages() == 2 * sweeper.MAX_RINGS
+
+
+def test_what_is_long_overdue_is_not_rung_for_any_more(cluster: Cluster, region: PretendRegion) -> None:
+    forget_messages()
+    region.slow = True
+    overdue(cluster, sweeper.TAKE_OVER_SECONDS + 1)
+    sweeper.Sweeper().sweep(now=0.0)
+    assert region.verbs() == ["prepare"]
+    assert messages() == 1, "the reminder of the turn that the clock took"
 
 
 def test_a_tick_with_nothing_due_costs_one_statement(cluster: Cluster) -> None:

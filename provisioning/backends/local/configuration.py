@@ -1,11 +1,14 @@
-"""What an engine process is started with: arguments and environment, and nothing from our own environment."""
+"""What a broker is started with: arguments and environment, and nothing from our own environment."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 from provisioning.backends.local.layout import ClusterFolder, Ports
+from provisioning.backends.local.settings import BackupStore
 from provisioning.backends.local.tls import KeyPairFiles
 from provisioning.spec import DesiredCluster
 
@@ -27,8 +30,19 @@ class Program:
     class_archives: str = ""
 
 
-def arguments(program: Program, folder: ClusterFolder, *, heap_mib: int, extra: tuple[str, ...] = ()) -> list[str]:
-    """Return the engine's command line.
+@dataclass(frozen=True, slots=True)
+class Workplace:
+    """Where one Java process of a broker reads and writes; all three belong to the engine user."""
+
+    data: Path
+    log: Path
+    tmp: Path
+
+
+def arguments(
+    program: Program, place: Workplace, log_configuration: Path, *, heap_mib: int, extra: tuple[str, ...] = ()
+) -> list[str]:
+    """Return the command line.
 
     The release's own start script puts a folder on the class path, and Java's class archives cannot be used with one;
     so the jars are listed, sorted, because the archive is bound to their order.
@@ -45,32 +59,52 @@ def arguments(program: Program, folder: ClusterFolder, *, heap_mib: int, extra: 
         # Else every engine leaves a file below /tmp.
         "-XX:-UsePerfData",
         "-XX:+ExitOnOutOfMemoryError",
-        f"-XX:ErrorFile={folder.log}/crash.log",
+        f"-XX:ErrorFile={place.log}/crash.log",
         *archive,
         *extra,
-        f"-Djava.io.tmpdir={folder.tmp}",
-        f"-Dlog4j.configurationFile={folder.log_configuration.as_uri()}",
-        f"-Dflowplane.log={folder.log}",
+        f"-Djava.io.tmpdir={place.tmp}",
+        f"-Dlog4j.configurationFile={log_configuration.as_uri()}",
+        f"-Dflowplane.log={place.log}",
         "-cp",
         ":".join(jars),
         program.main_class,
     ]
 
 
-def environment(desired: DesiredCluster, ports: Ports, folder: ClusterFolder, issuer: Path) -> dict[str, str]:
-    """Return the whole environment of the engine.
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a broker must know besides the wish.
 
-    `issuer` is a folder: engines take the token keys from the file `protocol/openid-connect/certs` in it.
+    Attributes:
+        node: its number.
+        ports: every broker's block, its own included; the others are who it asks for the rest.
+        issuer: a folder: engines take the token keys from the file `protocol/openid-connect/certs` in it.
+        store: where backups go, None for nowhere.
+        backups_of: the cluster whose backups it reads and writes.
     """
+
+    node: int
+    ports: Mapping[int, Ports]
+    issuer: Path
+    store: BackupStore | None = None
+    backups_of: UUID | None = None
+
+
+def environment(
+    desired: DesiredCluster, cluster: ClusterFolder, place: Workplace, around: Surroundings
+) -> dict[str, str]:
+    """Return the whole environment of a broker, or of what makes its data from a backup."""
     return {
         "LANG": "C.UTF-8",
-        "HOME": str(folder.data),
+        "HOME": str(place.data),
         # Fewer memory pools of the C library, which never give back what they took.
         "MALLOC_ARENA_MAX": "2",
-        **_network(ports),
-        **_storage(desired, folder),
-        **_transport_security(KeyPairFiles(folder.tls)),
-        **_authentication(desired.audience, issuer),
+        **_network(around.ports[around.node]),
+        **_membership(desired, around),
+        **_storage(place.data),
+        **_transport_security(KeyPairFiles(cluster.tls)),
+        **_authentication(desired.audience, around.issuer),
+        **(_backups(around.store, around.backups_of or desired.cluster_id) if around.store else {}),
         **({"CAMUNDA_LICENSE_KEY": desired.license_key} if desired.license_key else {}),
     }
 
@@ -95,14 +129,22 @@ def _network(ports: Ports) -> dict[str, str]:
     }
 
 
-def _storage(desired: DesiredCluster, folder: ClusterFolder) -> dict[str, str]:
+def _membership(desired: DesiredCluster, around: Surroundings) -> dict[str, str]:
     size = desired.size
+    contacts = ",".join(f"{LOOPBACK}:{ports.internal}" for _, ports in sorted(around.ports.items()))
     return {
         "ZEEBE_BROKER_CLUSTER_CLUSTERNAME": str(desired.cluster_id),
+        "ZEEBE_BROKER_CLUSTER_NODEID": str(around.node),
         "ZEEBE_BROKER_CLUSTER_CLUSTERSIZE": str(size.brokers),
         "ZEEBE_BROKER_CLUSTER_PARTITIONSCOUNT": str(size.partitions),
         "ZEEBE_BROKER_CLUSTER_REPLICATIONFACTOR": str(size.replication_factor),
-        "ZEEBE_BROKER_DATA_DIRECTORY": str(folder.data),
+        **({"ZEEBE_BROKER_CLUSTER_INITIALCONTACTPOINTS": contacts} if size.brokers > 1 else {}),
+    }
+
+
+def _storage(data: Path) -> dict[str, str]:
+    return {
+        "ZEEBE_BROKER_DATA_DIRECTORY": str(data),
         "ZEEBE_BROKER_DATA_LOGSEGMENTSIZE": "16MB",
         "ZEEBE_BROKER_DATA_SNAPSHOTPERIOD": "15m",
         "ZEEBE_BROKER_DATA_DISK_FREESPACE_PROCESSING": f"{DISK_WATERMARK_MIB}MB",
@@ -110,6 +152,19 @@ def _storage(desired: DesiredCluster, folder: ClusterFolder) -> dict[str, str]:
         "ZEEBE_BROKER_EXPERIMENTAL_ROCKSDB_MEMORYLIMIT": "32MB",
         "ZEEBE_BROKER_THREADS_CPUTHREADCOUNT": "1",
         "ZEEBE_BROKER_THREADS_IOTHREADCOUNT": "1",
+    }
+
+
+def _backups(store: BackupStore, cluster_id: UUID) -> dict[str, str]:
+    return {
+        "ZEEBE_BROKER_DATA_BACKUP_STORE": "S3",
+        "ZEEBE_BROKER_DATA_BACKUP_S3_ENDPOINT": store.endpoint,
+        "ZEEBE_BROKER_DATA_BACKUP_S3_REGION": store.region,
+        "ZEEBE_BROKER_DATA_BACKUP_S3_BUCKETNAME": store.bucket,
+        "ZEEBE_BROKER_DATA_BACKUP_S3_BASEPATH": str(cluster_id),
+        "ZEEBE_BROKER_DATA_BACKUP_S3_ACCESSKEY": store.access_key,
+        "ZEEBE_BROKER_DATA_BACKUP_S3_SECRETKEY": store.secret_key,
+        "ZEEBE_BROKER_DATA_BACKUP_S3_FORCEPATHSTYLEACCESS": str(store.path_style).lower(),
     }
 
 

@@ -33,3 +33,11 @@ def held(folder: ClusterFolder, epoch: int) -> Iterator[None]:
             # In place and at full width: the lock stays with the file, and the launcher's look never finds it empty.
             os.pwrite(descriptor, f"{epoch:0{EPOCH_DIGITS}d}".encode(), 0)
         yield
+
+
+def highest(folder: ClusterFolder) -> int:
+    """Return the highest epoch that was seen for a cluster, 0 before the first."""
+    try:
+        return int(folder.fence.read_bytes() or 0)
+    except FileNotFoundError:
+        return 0

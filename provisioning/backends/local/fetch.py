@@ -17,9 +17,8 @@ import signal
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from common.errors import ControlPlaneError
@@ -29,7 +28,8 @@ from provisioning.backends.local.java import require_java
 from provisioning.backends.local.layout import RegionFolder
 from provisioning.backends.local.process import own_identity
 from provisioning.backends.local.release import ReleaseFolder, by_hand
-from provisioning.backends.local.warmup import WarmUp, die_with_parent
+from provisioning.backends.local.warmup import WarmUp
+from provisioning.backends.local.worker import detach, die_with_parent, redirect, unwind
 from provisioning.errors import ReleaseUnavailable
 from provisioning.spec import DesiredRelease
 
@@ -185,50 +185,13 @@ def _ordinary(content: tarfile.TarFile, folder: Path) -> Iterator[tarfile.TarInf
         yield member
 
 
-def _detach(begin: Callable[[], None]) -> bool:
-    """Go on in a process that is nobody's child: True there, after `begin`; False in the caller once that is done.
-
-    The caller ends with 1 when `begin` failed.
-    """
-    reader, writer = os.pipe()
-    if os.fork():
-        os.close(writer)
-        os.wait()
-        has_begun = os.read(reader, 1)
-        os.close(reader)
-        if not has_begun:
-            raise SystemExit(1)
-        return False
-    os.setsid()
-    if os.fork():
-        os._exit(0)
-    os.close(reader)
-    begin()
-    os.write(writer, b".")
-    os.close(writer)
-    return True
-
-
-def _redirect(log: Path) -> None:
-    nothing = os.open(os.devnull, os.O_RDONLY)
-    output = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    os.dup2(nothing, 0)
-    os.dup2(output, 1)
-    os.dup2(output, 2)
-
-
-def _end(_number: int, _frame: FrameType | None) -> None:
-    """Unwind, so that nothing half-made is left."""
-    raise SystemExit(1)
-
-
 def main() -> None:
     """Read the order, leave the caller, do it."""
     preparation = Preparation(json.load(sys.stdin))
-    if _detach(lambda: preparation.note("Waiting for its turn.")):
+    if detach(lambda: preparation.note("Waiting for its turn.")):
         os.umask(0o022)
-        signal.signal(signal.SIGTERM, _end)
-        _redirect(preparation.log)
+        signal.signal(signal.SIGTERM, unwind)
+        redirect(preparation.log)
         preparation.run()
 
 

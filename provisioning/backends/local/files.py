@@ -6,6 +6,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 import tempfile
 import time
 from collections.abc import Iterator, Mapping
@@ -18,6 +19,7 @@ from provisioning.errors import RegionUnreachable
 # A lock is held for the time of a start at the most; whoever waits longer comes back in another turn.
 LOCK_WAIT_SECONDS = 3.0
 LOCK_POLL_SECONDS = 0.05
+LOG_TAIL_BYTES = 65536
 # What a full, read-only or broken disk answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
@@ -63,6 +65,38 @@ def write_json(path: Path, content: Mapping[str, Any], *, is_durable: bool = Fal
     if is_durable:
         for written in (path, path.parent):
             _flush(written)
+
+
+def tail(path: Path) -> bytes:
+    """Return a log's last part, b"" without one; never through a link, for the folder may be the engine user's."""
+    with suppress(OSError):
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+        with os.fdopen(descriptor, "rb") as file:
+            file.seek(max(0, os.fstat(descriptor).st_size - LOG_TAIL_BYTES))
+            return file.read(LOG_TAIL_BYTES)
+    return b""
+
+
+def move_durably(source: Path, target: Path) -> None:
+    """Rename a folder so that it stays renamed after a power cut."""
+    source.rename(target)
+    _flush(target.parent)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder or file, if it is there; of a link, only the link. A removal that was cut off is repeated."""
+    if path.is_symlink() or path.is_file():
+        path.unlink()
+    elif path.exists():
+        shutil.rmtree(path)
+
+
+def flush_all(folder: Path) -> None:
+    """Wait until everything below a folder is on disk."""
+    for parent, _, names in os.walk(folder):
+        for path in (*(Path(parent, name) for name in names), Path(parent)):
+            if not path.is_symlink():
+                _flush(path)
 
 
 def _flush(path: Path) -> None:

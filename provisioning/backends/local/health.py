@@ -1,10 +1,10 @@
-"""What an engine says of its partitions, asked on its management port."""
+"""What a broker says of itself and its partitions, asked on its management port."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import urllib3
@@ -15,46 +15,101 @@ from provisioning.backends.local.configuration import LOOPBACK
 TIMEOUT = urllib3.Timeout(connect=0.5, read=1.5)
 HTTP_OK = 200
 PARTITION_HEALTH = re.compile(r'^zeebe_health\{[^}]*partition="(\d+)"[^}]*\} ([0-9.eE+-]+)', re.MULTILINE)
+# Of a broker that left, the engine may go on to speak for a while.
+GONE_STATES = frozenset({"LEFT", "UNINITIALIZED"})
 
 _http = urllib3.PoolManager(num_pools=64, maxsize=1, retries=False, timeout=TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
+class Topology:
+    """Which brokers the engine counts in, as one of them knows it; a higher version is newer."""
+
+    version: int = -1
+    members: tuple[int, ...] = ()
+    is_changing: bool = False
+
+    @classmethod
+    def from_record(cls, record: Mapping[str, Any]) -> Topology:
+        return cls(int(record["version"]), tuple(record["members"]), bool(record["is_changing"]))
+
+    def to_record(self) -> dict[str, Any]:
+        return {"version": self.version, "members": list(self.members), "is_changing": self.is_changing}
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
-    """One look at an engine: did it answer, does it call itself healthy, and which partitions it leads in health."""
+    """One look at a broker.
+
+    Attributes:
+        answered: it did.
+        up: it calls itself healthy, its replicas included.
+        healthy: the partitions that it leads in health.
+        positions: how far each of its replicas has processed, leading or following.
+        topology: None when it was not asked, as the only broker, or did not say.
+    """
 
     answered: bool = False
     up: bool = False
     healthy: tuple[int, ...] = ()
+    # They change all the time, which is no news.
+    positions: Mapping[int, int] = field(default_factory=dict, compare=False)
+    topology: Topology | None = None
+
+    @property
+    def is_settled(self) -> bool:
+        """Whether nothing is expected to change soon."""
+        return self.up and not (self.topology and self.topology.is_changing)
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Look:
-        return cls(bool(record["answered"]), bool(record["up"]), tuple(record["healthy"]))
+        topology = record.get("topology")
+        return cls(
+            bool(record["answered"]),
+            bool(record["up"]),
+            tuple(record["healthy"]),
+            {int(number): int(position) for number, position in record.get("positions", {}).items()},
+            Topology.from_record(topology) if topology else None,
+        )
 
     def to_record(self) -> dict[str, Any]:
-        return {"answered": self.answered, "up": self.up, "healthy": list(self.healthy)}
-
-    def is_available(self, partitions: int) -> bool:
-        return self.up and len(self.healthy) >= partitions
-
-    def waits_for(self, partitions: int) -> str:
-        """Return what is missing until the engine is available, "" when nothing is."""
-        if not self.answered:
-            return "The engine's process runs and does not answer yet."
-        missing = sorted(set(range(1, partitions + 1)) - set(self.healthy))
-        if missing:
-            return f"The engine's partition {missing[0]} has no healthy leader yet."
-        return "" if self.up else "The engine does not call itself healthy yet."
+        return {
+            "answered": self.answered,
+            "up": self.up,
+            "healthy": list(self.healthy),
+            "positions": dict(self.positions),
+            "topology": self.topology.to_record() if self.topology else None,
+        }
 
 
-def look_at(management_port: int) -> Look:
-    """Ask the engine; two short requests, three when it is not well. Never raises: silence is an answer too."""
-    partitions = _get(management_port, "partitions")
-    if partitions is None:
+def look_at(management_port: int, *, is_one_of_several: bool = False) -> Look:
+    """Ask a broker: two short requests, one more when it is not well and one more when it is one of several.
+
+    Never raises: silence is an answer too.
+    """
+    replicas = _replicas(management_port)
+    if replicas is None:
         return Look()
-    led = tuple(sorted(int(number) for number, state in _members(partitions) if _is_led(state)))
+    led = tuple(number for number, state in sorted(replicas.items()) if _is_led(state))
     up = _get(management_port, "health/status") is not None
-    return Look(answered=True, up=up, healthy=led if up else _healthy_by_metric(management_port, led))
+    return Look(
+        answered=True,
+        up=up,
+        healthy=led if up else _healthy_by_metric(management_port, led),
+        positions={number: int(state.get("processedPosition") or 0) for number, state in replicas.items()},
+        topology=read_topology(management_port) if is_one_of_several else None,
+    )
+
+
+def read_topology(management_port: int) -> Topology | None:
+    """Ask a broker which brokers there are; None when it does not say."""
+    response = _get(management_port, "cluster")
+    content = _content(response) if response is not None else None
+    if not isinstance(content, dict):
+        return None
+    brokers = content.get("brokers", [])
+    members = sorted(int(broker["id"]) for broker in brokers if broker.get("state") not in GONE_STATES)
+    return Topology(int(content.get("version", 0)), tuple(members), bool(content.get("pendingChange")))
 
 
 def _get(port: int, endpoint: str) -> urllib3.BaseHTTPResponse | None:
@@ -65,12 +120,20 @@ def _get(port: int, endpoint: str) -> urllib3.BaseHTTPResponse | None:
     return response if response.status == HTTP_OK else None
 
 
-def _members(response: urllib3.BaseHTTPResponse) -> list[tuple[str, Mapping[str, Any]]]:
+def _content(response: urllib3.BaseHTTPResponse) -> Any:
     try:
-        content = response.json()
+        return response.json()
     except ValueError:
-        return []
-    return list(content.items()) if isinstance(content, dict) else []
+        return None
+
+
+def _replicas(port: int) -> dict[int, Mapping[str, Any]] | None:
+    """Return each partition that has a replica here, None when the broker does not answer."""
+    response = _get(port, "partitions")
+    if response is None:
+        return None
+    content = _content(response)
+    return {int(number): state for number, state in content.items()} if isinstance(content, dict) else {}
 
 
 def _is_led(state: Mapping[str, Any]) -> bool:
@@ -79,8 +142,8 @@ def _is_led(state: Mapping[str, Any]) -> bool:
 
 
 def _healthy_by_metric(port: int, led: tuple[int, ...]) -> tuple[int, ...]:
-    """Narrow `led` to the partitions whose own health gauge is up; for an engine that is not well as a whole."""
-    response = _get(port, "prometheus")
+    """Narrow `led` to the partitions whose own health gauge is up; for a broker that is not well as a whole."""
+    response = _get(port, "prometheus") if led else None
     if response is None:
         return ()
     gauges = PARTITION_HEALTH.findall(response.data.decode(errors="replace"))

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from select import POLLIN, poll
-from typing import Any
+from typing import Any, cast
 
 BOOT_ID = Path("/proc/sys/kernel/random/boot_id")
 ZOMBIE_STATES = frozenset("ZX")
 # Fields of /proc/<pid>/stat counted from the one after the name, which is field 2 and may hold spaces.
-STATE, START_TIME = 0, 19
+STATE, THREADS, START_TIME = 0, 17, 19
 BYTES_PER_MIB = 1024 * 1024
 
 
@@ -38,11 +38,14 @@ class Identity:
         return {"pid": self.pid, "start_time": self.start_time, "boot_id": self.boot_id}
 
     def is_alive(self) -> bool:
-        """Tell whether this very process runs. A zombie has ended: it holds no lock, port or memory any more."""
+        """Tell whether this very process runs. A zombie has ended: it holds no lock, port or memory any more.
+
+        Of a process with several threads the first may be gone while others still hold all that.
+        """
         stat = _stat_of(self.pid)
         return (
             stat is not None
-            and stat[STATE] not in ZOMBIE_STATES
+            and (stat[STATE] not in ZOMBIE_STATES or int(stat[THREADS]) > 1)
             and int(stat[START_TIME]) == self.start_time
             and self.boot_id == read_boot_id()
         )
@@ -111,25 +114,43 @@ def identity_of(pid: int) -> Identity | None:
 
 
 def find_holders(path: Path) -> list[Identity]:
-    """Return the other processes that hold a file's lock; looks at every process that we may look at.
+    """Return the other processes that hold a file's lock; looks at every process that we may look at."""
+    return find_all_holders([path]).get(path, [])
+
+
+def find_all_holders(paths: Iterable[Path]) -> dict[Path, list[Identity]]:
+    """Return who holds which of these files' locks, in one look at all processes.
 
     Having the file open is not holding it. Nor does `/proc/locks` help: it names the launcher, which took the lock.
     """
-    wanted = path.stat()
-    holders = []
+    wanted = {(found.st_dev, found.st_ino): path for path in paths if (found := _stat(path)) is not None}
+    holders: dict[Path, list[Identity]] = {}
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and int(entry.name) != os.getpid() and _holds(entry, wanted):
-            holders.append(identity_of(int(entry.name)))
-    return [holder for holder in holders if holder is not None]
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            held = _held(entry, wanted)
+            identity = identity_of(int(entry.name)) if held else None
+            for path in held if identity is not None else ():
+                holders.setdefault(path, []).append(cast("Identity", identity))
+    return holders
 
 
-def _holds(process: Path, wanted: os.stat_result) -> bool:
+def _held(process: Path, wanted: Mapping[tuple[int, int], Path]) -> set[Path]:
+    held = set()
     with suppress(OSError):
         for descriptor in (process / "fd").iterdir():
+            found = _stat(descriptor)
+            path = wanted.get((found.st_dev, found.st_ino)) if found is not None else None
             with suppress(OSError):
-                if os.path.samestat(descriptor.stat(), wanted) and _is_locked(process / "fdinfo" / descriptor.name):
-                    return True
-    return False
+                if path is not None and _is_locked(process / "fdinfo" / descriptor.name):
+                    held.add(path)
+    return held
+
+
+def _stat(path: Path) -> os.stat_result | None:
+    try:
+        return path.stat()
+    except OSError:
+        return None
 
 
 def _is_locked(description: Path) -> bool:

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
@@ -14,18 +10,14 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import Temporary
+from provisioning.backends.local import worker
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.files import read_json
 from provisioning.backends.local.java import require_java
 from provisioning.backends.local.layout import RegionFolder
-from provisioning.backends.local.process import Identity, read_boot_id
 from provisioning.backends.local.settings import LocalSettings
-from provisioning.errors import JavaMissing, RegionUnreachable, ReleaseUnavailable
+from provisioning.errors import JavaMissing, ReleaseUnavailable
 from provisioning.spec import DesiredRelease, ReleaseState
-
-# The folder that holds the top package, for the program that prepares releases.
-CODE = Path(__file__).parents[3]
-OURS = ("FLOWPLANE_", "DJANGO_")
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,11 +99,11 @@ class Releases:
             return ReleaseState.READY, ""
         path = self._region.release_state(release.sha256)
         note = read_json(path)
-        worker = worker_of(note)
-        if worker is None:
+        at_work = worker.worker_of(note)
+        if at_work is None:
             failure = str(note.get("failure", ""))
             return (ReleaseState.FAILED if failure else ReleaseState.ABSENT), failure
-        if worker.is_alive():
+        if at_work.is_alive():
             return ReleaseState.PREPARING, str(note["phase"])
         if read_json(path) != note:
             # It ended in order, between our two looks.
@@ -137,20 +129,9 @@ class Releases:
                 f"The cache {self._settings.cache} cannot be written: {error.strerror}."
             ) from error
         order = {"release": asdict(release), **_to_order(self._settings)}
-        ran = subprocess.run(
-            [sys.executable, "-m", "provisioning.backends.local.fetch"],
-            input=json.dumps(order).encode(),
-            capture_output=True,
-            env={name: value for name, value in os.environ.items() if not name.startswith(OURS)},
-            cwd=CODE,
-            check=False,
+        worker.begin(
+            "provisioning.backends.local.fetch", [order], what=f"Preparing the engine release {release.version}"
         )
-        if ran.returncode != 0:
-            raise RegionUnreachable(
-                f"Preparing the engine release {release.version} could not be begun. Look whether the region's disk is "
-                "full or its memory short.",
-                internal=ran.stderr.decode(errors="replace")[-500:],
-            )
 
     def program(self, release: DesiredRelease) -> Program:
         """Return what to run.
@@ -166,12 +147,6 @@ class Releases:
 
     def _folder(self, release: DesiredRelease) -> ReleaseFolder:
         return ReleaseFolder(self._settings.cache, release.sha256, require_java(self._settings.java_home))
-
-
-def worker_of(note: Mapping[str, Any]) -> Identity | None:
-    """Return who should be at work; None when the attempt was ended, by itself, by `stop_all` or with the machine."""
-    worker = None if note.get("is_over") else Identity.from_record(note)
-    return worker if worker is not None and worker.boot_id == read_boot_id() else None
 
 
 def _explain_silence(release: DesiredRelease, note: Mapping[str, Any]) -> str:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ctypes
 import os
 import pwd
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -20,18 +18,26 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from provisioning.backends.local import health
-from provisioning.backends.local.configuration import LOG_CONFIGURATION, LOOPBACK, Program, arguments, environment
+from provisioning.backends.local.configuration import (
+    LOG_CONFIGURATION,
+    LOOPBACK,
+    Program,
+    Surroundings,
+    Workplace,
+    arguments,
+    environment,
+)
 from provisioning.backends.local.files import write_whole
 from provisioning.backends.local.layout import PORTS_PER_ENGINE, ClusterFolder, Ports
 from provisioning.backends.local.release import ReleaseFolder
 from provisioning.backends.local.tls import Authority, KeyPairFiles, ensure_certificate
+from provisioning.backends.local.worker import die_with_parent
 from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle
 
 # A cold start takes 20 s on two busy cores, and writing the archive about 8 more.
 READY_SECONDS = 180
 EXIT_SECONDS = 120
 POLL_SECONDS = 0.3
-PR_SET_PDEATHSIG = 1
 MAX_PORT = 65535
 SIZE = DesiredSize(
     brokers=1, partitions=1, replication_factor=1, memory_mib=640, heap_mib=192, disk_mib=0
@@ -76,17 +82,19 @@ class WarmUp:
 
     def _dump_engine_classes(self, home: Path) -> bool:
         """Start an engine, wait until it is ready, stop it: Java writes the archive on its way out."""
-        folder = ClusterFolder(uuid.uuid4(), home, home)
-        for path in (folder.data, folder.log, folder.tmp, folder.tls):
+        cluster = ClusterFolder(uuid.uuid4(), home, home)
+        place = Workplace(home / "data", home / "log", home / "tmp")
+        for path in (place.data, place.log, place.tmp, cluster.tls):
             path.mkdir()
             self._give(path)
-        write_whole(folder.log_configuration, LOG_CONFIGURATION.read_bytes(), mode=0o444)
+        write_whole(cluster.log_configuration, LOG_CONFIGURATION.read_bytes(), mode=0o444)
         owner = (self._account.pw_uid, self._account.pw_gid) if self._account else None
-        ensure_certificate(KeyPairFiles(folder.tls), _throwaway_authority(), ["localhost"], owner=owner)
+        ensure_certificate(KeyPairFiles(cluster.tls), _throwaway_authority(), ["localhost"], owner=owner)
         ports = _free_ports()
         dump = (self._use_base(), f"-XX:ArchiveClassesAtExit={self._release.engine_archive}")
-        command = arguments(self._program, folder, heap_mib=SIZE.heap_mib, extra=dump)
-        engine = self._run(command, environment(self._example(), ports, folder, home), home)
+        command = arguments(self._program, place, cluster.log_configuration, heap_mib=SIZE.heap_mib, extra=dump)
+        around = Surroundings(0, {0: ports}, home)
+        engine = self._run(command, environment(self._example(), cluster, place, around), home)
         try:
             is_ready = _await_ready(engine, ports)
             engine.terminate()
@@ -124,15 +132,11 @@ class WarmUp:
             os.chown(path, os.geteuid(), os.getegid())
 
 
-def die_with_parent() -> None:
-    """For a child between fork and exec: end when its parent ends, however that happens."""
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
 def _await_ready(engine: subprocess.Popen[bytes], ports: Ports) -> bool:
     deadline = time.monotonic() + READY_SECONDS
     while engine.poll() is None and time.monotonic() < deadline:
-        if health.look_at(ports.management).is_available(SIZE.partitions):
+        look = health.look_at(ports.management)
+        if look.up and look.healthy:
             return True
         time.sleep(POLL_SECONDS)
     return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import time
 from collections.abc import Generator, Iterator
@@ -12,7 +13,7 @@ from uuid import UUID
 
 from provisioning.backends.local import health
 from provisioning.backends.local.files import read_json
-from provisioning.backends.local.layout import ClusterFolder, RegionFolder, parse_id
+from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, RegionFolder, Seat, parse_id
 from provisioning.backends.local.process import Identity
 from provisioning.backends.local.record import EngineRecord, write_sight
 from provisioning.errors import RegionUnreachable
@@ -24,10 +25,11 @@ LOOK_SECONDS = 2.0
 
 
 @dataclass(slots=True)
-class _Engine:
-    """One living engine as the watch knows it."""
+class _Process:
+    """One living process as the watch knows it: a broker, or an entrance, which is not asked anything."""
 
-    folder: ClusterFolder
+    cluster_id: UUID
+    seat: Seat
     record: EngineRecord
     descriptor: int
     look: health.Look | None = None
@@ -39,8 +41,8 @@ class Watch:
     """Follows one region; not for several threads."""
 
     region: RegionFolder
-    _engines: dict[UUID, _Engine] = field(default_factory=dict)
-    _progress: dict[UUID, str] = field(default_factory=dict)
+    _processes: dict[Seat, _Process] = field(default_factory=dict)
+    _progress: dict[object, str] = field(default_factory=dict)
     _scan_at: float = 0.0
 
     def run(self) -> Generator[UUID, None, None]:
@@ -49,66 +51,85 @@ class Watch:
         Every cluster there is comes first: who knows what happened while nobody watched, such as all engines' end.
         """
         try:
-            for folder in self.region.clusters():
-                yield folder.cluster_id
+            for cluster in self.region.clusters():
+                yield cluster.cluster_id
             while True:
                 yield from self._round()
         finally:
-            for engine in self._engines.values():
-                os.close(engine.descriptor)
+            for process in self._processes.values():
+                os.close(process.descriptor)
 
     def _round(self) -> Iterator[UUID]:
         if time.monotonic() >= self._scan_at:
-            yield from self._scan()
+            for cluster in self.region.clusters():
+                yield from self._scan(cluster)
             yield from self._follow_releases()
             self._scan_at = time.monotonic() + SCAN_SECONDS
-        for engine in [one for one in self._engines.values() if one.due_at <= time.monotonic()]:
-            yield from self._look(engine)
+        for process in [one for one in self._processes.values() if one.due_at <= time.monotonic()]:
+            yield from self._look(process)
         yield from self._await_deaths()
 
-    def _scan(self) -> Iterator[UUID]:
-        """Take in engines that were started since, also under another identity."""
-        for folder in self.region.clusters():
+    def _scan(self, cluster: ClusterFolder) -> Iterator[UUID]:
+        """Take in processes that were started since, also under another identity, and see how restores go on."""
+        for seat in (*cluster.brokers(), cluster.entrance):
             with suppress(RegionUnreachable):
-                record = EngineRecord.read(folder)
-                known = self._engines.get(folder.cluster_id)
+                record = EngineRecord.read(seat)
+                known = self._processes.get(seat)
                 if record is not None and (known is None or known.record.identity != record.identity):
-                    yield from self._take_in(folder, record)
+                    yield from self._take_in(cluster.cluster_id, seat, record)
+        for broker in cluster.brokers():
+            with suppress(RegionUnreachable):
+                yield from self._follow_restore(cluster.cluster_id, broker)
 
-    def _take_in(self, folder: ClusterFolder, record: EngineRecord) -> Iterator[UUID]:
+    def _take_in(self, cluster_id: UUID, seat: Seat, record: EngineRecord) -> Iterator[UUID]:
         descriptor = record.identity.open()
         if descriptor is None:
             return
-        yield from self._drop(folder.cluster_id)
-        self._engines[folder.cluster_id] = _Engine(folder, record, descriptor)
-        yield folder.cluster_id
+        yield from self._drop(seat)
+        due_at = 0.0 if isinstance(seat, BrokerFolder) else math.inf
+        self._processes[seat] = _Process(cluster_id, seat, record, descriptor, due_at=due_at)
+        yield cluster_id
 
-    def _drop(self, cluster_id: UUID) -> Iterator[UUID]:
-        engine = self._engines.pop(cluster_id, None)
-        if engine is not None:
-            os.close(engine.descriptor)
-            yield cluster_id
+    def _drop(self, seat: Seat) -> Iterator[UUID]:
+        process = self._processes.pop(seat, None)
+        if process is not None:
+            os.close(process.descriptor)
+            yield process.cluster_id
 
-    def _look(self, engine: _Engine) -> Iterator[UUID]:
-        is_stopping = engine.record.stopping_seconds(engine.folder) is not None
-        look = health.Look() if is_stopping else health.look_at(engine.record.ports.management)
+    def _look(self, process: _Process) -> Iterator[UUID]:
+        seat, record = process.seat, process.record
+        assert isinstance(seat, BrokerFolder)
+        is_stopping = record.stopping_seconds(seat) is not None
+        look = health.Look() if is_stopping else _ask(record)
         # The folder may have been deleted meanwhile; its engine's end is noticed by itself.
         with suppress(FileNotFoundError):
-            write_sight(engine.folder, engine.record.identity, look)
-        has_changed, engine.look = look != engine.look, look
-        engine.due_at = time.monotonic() + (LOOK_SECONDS if look.up else LOOK_SOON_SECONDS)
+            write_sight(seat, record.identity, look)
+        has_changed, process.look = look != process.look, look
+        process.due_at = time.monotonic() + (LOOK_SECONDS if look.is_settled else LOOK_SOON_SECONDS)
         if has_changed:
-            yield engine.folder.cluster_id
+            yield process.cluster_id
 
     def _await_deaths(self) -> Iterator[UUID]:
-        """Sleep until something is due, or an engine ends."""
+        """Sleep until something is due, or a process ends."""
         watched = poll()
-        for engine in self._engines.values():
-            watched.register(engine.descriptor, POLLIN)
-        next_at = min([self._scan_at, *(engine.due_at for engine in self._engines.values())])
+        for process in self._processes.values():
+            watched.register(process.descriptor, POLLIN)
+        next_at = min([self._scan_at, *(process.due_at for process in self._processes.values())])
         ended = {descriptor for descriptor, _ in watched.poll(max(0.0, next_at - time.monotonic()) * 1000)}
-        for cluster_id in [key for key, engine in self._engines.items() if engine.descriptor in ended]:
-            yield from self._drop(cluster_id)
+        for seat in [key for key, process in self._processes.items() if process.descriptor in ended]:
+            yield from self._drop(seat)
+
+    def _follow_restore(self, cluster_id: UUID, broker: BrokerFolder) -> Iterator[UUID]:
+        note = read_json(broker.restore)
+        if not note and broker not in self._progress:
+            return
+        at_work = Identity.from_record(note)
+        progress = f"{note.get('phase')} {at_work is not None and at_work.is_alive()}"
+        if self._progress.get(broker) != progress:
+            self._progress[broker] = progress
+            yield cluster_id
+        if not note:
+            del self._progress[broker]
 
     def _follow_releases(self) -> Iterator[UUID]:
         """Tell the clusters that wait for a release how it goes on, until it is ready or has failed."""
@@ -129,3 +150,7 @@ class Watch:
         if note and not is_at_work:
             (self.region.waiting / str(cluster_id)).unlink(missing_ok=True)
             del self._progress[cluster_id]
+
+
+def _ask(record: EngineRecord) -> health.Look:
+    return health.look_at(record.ports.management, is_one_of_several=record.brokers > 1)

@@ -41,7 +41,8 @@ def _fill() -> None:
     for size in PLAN_TYPES:
         _insert(PlanType, "slug", asdict(size))
     for release in RELEASES:
-        fields = asdict(release) | {"coordinates": release.coordinates, "upgrades_from": list(release.upgrades_from)}
+        paths = {"upgrades_from": list(release.upgrades_from), "rolls_from": list(release.rolls_from)}
+        fields = asdict(release) | {"coordinates": release.coordinates, **paths}
         _insert(Release, "version", fields)
     for channel in CHANNELS:
         fields = {"slug": channel.slug, "name": channel.name, "default_release_id": channel.default_release}

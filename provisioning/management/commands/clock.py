@@ -12,7 +12,8 @@ from typing import Any
 from django.core.management.base import BaseCommand
 from django.db import close_old_connections
 
-from provisioning.sweeper import Sweeper, publish_keys
+from provisioning.services import schedules
+from provisioning.sweeper import Sweeper, keep_registers, publish_keys, take_inventories, tidy_stores
 from tenants import idempotency
 from tenants import services as tenancy
 
@@ -21,6 +22,10 @@ logger = logging.getLogger(__name__)
 TICK_SECONDS = 1.0
 MAIL_EVERY_SECONDS = 5.0
 KEYS_EVERY_SECONDS = 10.0
+REGISTER_EVERY_SECONDS = 10.0
+STORES_EVERY_SECONDS = 10.0
+SCHEDULES_EVERY_SECONDS = 30.0
+INVENTORY_EVERY_SECONDS = 60.0
 TIDY_EVERY_SECONDS = 3600.0
 
 
@@ -36,9 +41,16 @@ class Command(BaseCommand):
             signal.signal(number, lambda *_: stop.set())
         sweeper = Sweeper()
         chores: list[tuple[float, Callable[[], object]]] = [
+            # First: a database that was restored from an older copy must touch nothing.
+            (REGISTER_EVERY_SECONDS, keep_registers),
             (TICK_SECONDS, lambda: sweeper.sweep(now=time.monotonic())),
             (MAIL_EVERY_SECONDS, tenancy.sweep_mail),
             (KEYS_EVERY_SECONDS, publish_keys),
+            (STORES_EVERY_SECONDS, tidy_stores),
+            (SCHEDULES_EVERY_SECONDS, schedules.start_due_backups),
+            (SCHEDULES_EVERY_SECONDS, schedules.start_due_drills),
+            (INVENTORY_EVERY_SECONDS, schedules.end_stale_drills),
+            (INVENTORY_EVERY_SECONDS, take_inventories),
             (TIDY_EVERY_SECONDS, idempotency.forget_old),
         ]
         due = [0.0] * len(chores)

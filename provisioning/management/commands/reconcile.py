@@ -25,7 +25,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, cluster_id: UUID, dry_run: bool, **options: Any) -> None:
         """Print what was or would be done."""
         if not dry_run:
-            wakeups.wake(cluster_id)
+            wakeups.wake(cluster_id, is_by_hand=True)
             self.stdout.write(f"{reconciler.reconcile(cluster_id)} turns began something")
             return
         subject, observed, action = reconciler.show_plan(cluster_id)

@@ -64,7 +64,8 @@ def test_every_change_has_a_dry_run_and_a_precondition(
     assert stale.json()["spec_generation"] == 1
     dry = call(f"{url}?dry_run=true", body, format="json", headers={"If-Match": '"1"'})
     assert dry.status_code == 200, dry.content
-    assert set(dry.json()) == {"steps", "changes", "reversible", "expected_seconds", "interrupts_engine"}
+    members = {"steps", "changes", "reversible", "way_back", "expected_seconds", "interrupts_engine"}
+    assert set(dry.json()) == members
     assert Operation.objects.filter(cluster=cluster).count() == 1
     real = call(url, body, format="json", headers={"If-Match": '"1"'})
     assert real.status_code == 202, real.content

@@ -14,9 +14,6 @@ from provisioning.models import Cluster, Region
 from tenants.models import IdempotencyRecord
 from tests.factories import Person, unique
 from tests.provisioning.api.conftest import CLUSTERS, wish
-from tests.provisioning.test_races import committed
-
-__all__ = ["committed"]
 
 AT_ONCE = 8
 

@@ -5,16 +5,18 @@ The engine releases come from the cache that FLOWPLANE_CACHE names, so that they
 
 from __future__ import annotations
 
-import json
 import os
+import pickle
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import tempfile
 import threading
+import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
 from itertools import count
@@ -32,19 +34,21 @@ from provisioning.backends.local import LocalBackend, LocalSettings, create_regi
 from provisioning.backends.local.layout import RegionFolder
 from provisioning.backends.local.process import find_holders
 from provisioning.backends.local.record import EngineRecord
+from provisioning.backends.local.settings import BackupStore
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.catalogue import RELEASES
 from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle, ReleaseState
 from tests.provisioning.backends.tokens import Issuer
 
 SMALL = DesiredSize(brokers=1, partitions=1, replication_factor=1, memory_mib=640, heap_mib=160, disk_mib=256)
+TRIO = DesiredSize(brokers=3, partitions=3, replication_factor=3, memory_mib=640, heap_mib=160, disk_mib=256)
 # A first fetch downloads 200 to 300 MB.
 FETCH_SECONDS = 240.0
 STARTER = """
-import json, os, signal, sys
-from tests.provisioning.backends.conftest import from_order
-backend, desired, epoch = from_order(json.load(sys.stdin))
-backend.start(desired, epoch=epoch)
+import os, pickle, signal, sys
+from provisioning.backends.local import LocalBackend
+settings, desired, epoch = pickle.load(sys.stdin.buffer)
+LocalBackend(settings).start(desired, desired.nodes, epoch=epoch)
 os.kill(os.getpid(), signal.SIGKILL)
 """
 
@@ -52,7 +56,9 @@ os.kill(os.getpid(), signal.SIGKILL)
 def desired_release(version: str) -> DesiredRelease:
     """A release of the catalogue as a region needs it."""
     entry = next(entry for entry in RELEASES if entry.version == version)
-    return DesiredRelease(version, entry.coordinates, entry.sha256, entry.main_class, entry.serves_rest)
+    return DesiredRelease(
+        version, entry.coordinates, entry.sha256, entry.main_class, entry.serves_rest, rolls_from=entry.upgrades_from
+    )
 
 
 @dataclass
@@ -92,23 +98,33 @@ class LocalStage:
         )
         return replace(wish, **overrides)  # type: ignore[arg-type]
 
+    def resilient(self) -> DesiredCluster:
+        return self.desired(size=TRIO)
+
+    def upgraded(self, desired: DesiredCluster) -> DesiredCluster:
+        later = replace(desired, release=desired_release("8.6.0"))
+        self.prepare(later.release)
+        return later
+
+    def broken(self, desired: DesiredCluster) -> DesiredCluster:
+        later = self.upgraded(desired)
+        return replace(later, release=replace(later.release, main_class="no.such.Main"))
+
     def next_epoch(self) -> int:
         return next(self._epochs)
 
-    def kill_engine(self, cluster_id: UUID) -> None:
-        record = EngineRecord.read(self.region.cluster(cluster_id))
+    def kill_engine(self, cluster_id: UUID, node: int = 0) -> None:
+        record = EngineRecord.read(self.region.cluster(cluster_id).broker(node))
         assert record is not None
         assert record.identity.signal(signal.SIGKILL)
 
-    def count_engines(self, cluster_id: UUID) -> int:
-        lock = self.region.cluster(cluster_id).engine_lock
+    def count_engines(self, cluster_id: UUID, node: int = 0) -> int:
+        lock = self.region.cluster(cluster_id).broker(node).lock
         return len(find_holders(lock)) if lock.exists() else 0
 
     def start_and_die(self, desired: DesiredCluster, epoch: int) -> None:
-        order = {"settings": asdict(self.settings), "desired": asdict(desired), "epoch": epoch}
-        starter = subprocess.run(
-            [sys.executable, "-c", STARTER], input=json.dumps(order, default=_plain).encode(), check=False
-        )
+        order = pickle.dumps((self.settings, desired, epoch))
+        starter = subprocess.run([sys.executable, "-c", STARTER], input=order, check=False)
         assert starter.returncode == -signal.SIGKILL
 
     def prepare(self, release: DesiredRelease) -> None:
@@ -121,25 +137,6 @@ class LocalStage:
                 break
             waited.wait(0.2)
         assert sight.release is ReleaseState.READY, sight.release_detail
-
-
-def _plain(value: object) -> object:
-    return [value.start, value.stop] if isinstance(value, range) else str(value)
-
-
-def from_order(order: dict[str, dict[str, object]]) -> tuple[LocalBackend, DesiredCluster, int]:
-    """What `start_and_die` hands to its process."""
-    told, wish = order["settings"], order["desired"]
-    paths = {name: Path(str(told[name])) for name in ("region_home", "cache", "java_home", "ca_cert", "ca_key")}
-    ports = range(*told["ports"])  # type: ignore[misc]
-    settings = LocalSettings(**{**told, **paths, "ports": ports})  # type: ignore[arg-type]
-    parts = {
-        "cluster_id": UUID(str(wish["cluster_id"])),
-        "lifecycle": Lifecycle(str(wish["lifecycle"])),
-        "release": DesiredRelease(**wish["release"]),  # type: ignore[arg-type]
-        "size": DesiredSize(**wish["size"]),  # type: ignore[arg-type]
-    }
-    return LocalBackend(settings), DesiredCluster(**{**wish, **parts}), int(str(order["epoch"]))  # type: ignore[arg-type]
 
 
 def make_authority(folder: Path) -> None:
@@ -187,7 +184,41 @@ def open_folder() -> Iterator[Path]:
 
 
 @pytest.fixture(scope="session")
-def local_settings(open_folder: Path) -> LocalSettings:
+def backup_store(open_folder: Path) -> Iterator[BackupStore]:
+    """A store of the tests' own, which rclone serves out of a folder."""
+    port = free_port()
+    program = shutil.which("rclone", path=str(Path(sys.executable).parent))
+    assert program is not None
+    (open_folder / "store").mkdir()
+    server = subprocess.Popen(
+        [program, "serve", "s3", "--config", "/dev/null", "--addr", f"127.0.0.1:{port}", str(open_folder / "store")],
+        env={"RCLONE_AUTH_KEY": '"tests,of-the-tests"', "PATH": "/usr/bin:/bin"},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    store = BackupStore(f"http://127.0.0.1:{port}", "local", "backups-of-tests", "tests", "of-the-tests")
+    deadline = time.monotonic() + 30
+    while not can_connect(port):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    yield store
+    server.terminate()
+    server.wait()
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def can_connect(port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+@pytest.fixture(scope="session")
+def local_settings(open_folder: Path, backup_store: BackupStore) -> LocalSettings:
     """Settings for regions of tests; ports depend on the process, for test runs side by side."""
     make_authority(open_folder)
     first_port = 20000 + os.getpid() % 100 * 60
@@ -201,6 +232,7 @@ def local_settings(open_folder: Path) -> LocalSettings:
         ca_key=open_folder / "ca.key",
         ports=range(first_port, first_port + 60),
         engine_user=os.environ.get("FLOWPLANE_ENGINE_USER") or None,
+        store=backup_store,
     )
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
@@ -13,13 +13,14 @@ from uuid import UUID, uuid4
 
 import pytest
 
-from provisioning.backends.base import ClusterBackend
+from common.errors import Permanent, Temporary
+from provisioning.backends.base import ClusterBackend, Find
 from provisioning.errors import Fenced
-from provisioning.spec import DesiredCluster, ObservedCluster, ReleaseState
+from provisioning.spec import BackupRef, DesiredCluster, DesiredData, ObservedCluster, ReleaseState, Work
 from tests.provisioning.backends.tokens import EngineClient, Issuer, make_key
 
 # A cold engine on two busy cores.
-PATIENCE_SECONDS = 90.0
+PATIENCE_SECONDS = 120.0
 NOTICE_SECONDS = 3.0
 
 
@@ -41,17 +42,26 @@ class Stage(Protocol):
     def desired(self) -> DesiredCluster:
         """A new cluster of the smallest size, which no other test uses."""
 
+    def resilient(self) -> DesiredCluster:
+        """A new cluster of three brokers that hold three partitions each."""
+
+    def upgraded(self, desired: DesiredCluster) -> DesiredCluster:
+        """The same on the next release, which has been prepared."""
+
+    def broken(self, desired: DesiredCluster) -> DesiredCluster:
+        """The same on a next release whose engine never comes up."""
+
     def next_epoch(self) -> int:
         """A fencing number above all before."""
 
-    def kill_engine(self, cluster_id: UUID) -> None:
-        """End the engine without the backend's knowing."""
+    def kill_engine(self, cluster_id: UUID, node: int = 0) -> None:
+        """End a broker without the backend's knowing."""
 
-    def count_engines(self, cluster_id: UUID) -> int:
-        """How many engine processes of this cluster live."""
+    def count_engines(self, cluster_id: UUID, node: int = 0) -> int:
+        """How many engine processes of this broker live."""
 
     def start_and_die(self, desired: DesiredCluster, epoch: int) -> None:
-        """Start the engine from a process that is killed right after."""
+        """Start all brokers from a process that is killed right after."""
 
 
 def await_sight(
@@ -65,16 +75,50 @@ def await_sight(
     return sight
 
 
+def is_well(desired: DesiredCluster) -> Callable[[ObservedCluster], bool]:
+    """Whether every wished broker is healthy, and every partition led."""
+    return lambda sight: sight.available and all(sight.broker(node).healthy for node in desired.nodes)
+
+
 def start(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
-    """Start a cluster and wait until its engine is available."""
-    stage.backend.start(desired, epoch=stage.next_epoch())
-    return await_sight(stage.backend, desired, lambda sight: sight.available)
+    """Start a cluster and wait until all of it is well."""
+    stage.backend.start(desired, desired.nodes, epoch=stage.next_epoch())
+    return await_sight(stage.backend, desired, is_well(desired))
 
 
-def stop(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
-    """Stop a cluster's engine and wait for its end."""
-    stage.backend.stop(desired, epoch=stage.next_epoch())
-    return await_sight(stage.backend, desired, lambda sight: not sight.running)
+def keep_starting(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
+    """Start a cluster, and each broker of it again that ends, until all of it is well."""
+
+    def is_so(sight: ObservedCluster) -> bool:
+        absent = [node for node in desired.nodes if not sight.broker(node).running]
+        if absent:
+            stage.backend.start(desired, absent, epoch=stage.next_epoch())
+        return is_well(desired)(sight)
+
+    return await_sight(stage.backend, desired, is_so)
+
+
+def stop(stage: Stage, desired: DesiredCluster, *nodes: int) -> ObservedCluster:
+    """Stop a cluster's brokers, all of them unless told which, and wait for their end."""
+    chosen = nodes or tuple(desired.nodes)
+    stage.backend.stop(desired, chosen, epoch=stage.next_epoch())
+    return await_sight(stage.backend, desired, lambda sight: not any(sight.broker(node).running for node in chosen))
+
+
+def back_up(stage: Stage, desired: DesiredCluster) -> BackupRef:
+    """Have a backup taken and wait for it. Numbers rise with the time, as they must within a cluster."""
+    backup = BackupRef(desired.cluster_id, int(time.time()))
+    wish = replace(desired, backup=backup)
+    stage.backend.back_up(wish, epoch=stage.next_epoch())
+    sight = await_sight(stage.backend, wish, lambda sight: sight.backup in {Work.DONE, Work.FAILED})
+    assert sight.backup is Work.DONE, sight.backup_detail
+    return backup
+
+
+def restore(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
+    """Fetch the wished data and wait for it."""
+    stage.backend.restore(desired, epoch=stage.next_epoch())
+    return await_sight(stage.backend, desired, lambda sight: sight.data in {Work.DONE, Work.FAILED})
 
 
 def client(stage: Stage, sight: ObservedCluster) -> EngineClient:
@@ -104,7 +148,7 @@ class BackendContract:
     def test_deleting_or_stopping_what_is_not_there_is_success(self, stage: Stage) -> None:
         desired = stage.desired()
 
-        stage.backend.stop(desired, epoch=stage.next_epoch())
+        stage.backend.stop(desired, desired.nodes, epoch=stage.next_epoch())
         stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
 
         assert not stage.backend.observe(desired).exists
@@ -112,7 +156,7 @@ class BackendContract:
     def test_a_started_engine_says_what_it_waits_for_and_becomes_available(
         self, stage: Stage, cluster: DesiredCluster
     ) -> None:
-        stage.backend.start(cluster, epoch=stage.next_epoch())
+        stage.backend.start(cluster, cluster.nodes, epoch=stage.next_epoch())
         early = stage.backend.observe(cluster)
         late = await_sight(stage.backend, cluster, lambda sight: sight.available)
 
@@ -121,7 +165,7 @@ class BackendContract:
         assert early.waits_for.endswith(".")
         assert late.waits_for == ""
         assert late.healthy_partitions == cluster.size.partitions
-        assert late.digest == cluster.digest
+        assert late.broker(0).digest == cluster.digest
         assert late.restarts == 1
         assert late.last_exit == ""
 
@@ -140,7 +184,7 @@ class BackendContract:
 
     def check_second_start(self, stage: Stage, cluster: DesiredCluster) -> None:
         """Starting what runs changes nothing, from whichever process."""
-        stage.another_backend().start(cluster, epoch=stage.next_epoch())
+        stage.another_backend().start(cluster, cluster.nodes, epoch=stage.next_epoch())
 
         assert stage.count_engines(cluster.cluster_id) == 1
         assert stage.backend.observe(cluster).restarts == 1
@@ -148,14 +192,14 @@ class BackendContract:
     def check_older_epoch(self, stage: Stage, cluster: DesiredCluster) -> None:
         """A worker that overslept does no harm."""
         old, new = stage.next_epoch(), stage.next_epoch()
-        stage.backend.start(cluster, epoch=new)
+        stage.backend.start(cluster, cluster.nodes, epoch=new)
 
         with pytest.raises(Fenced):
-            stage.another_backend().stop(cluster, epoch=old)
+            stage.another_backend().stop(cluster, cluster.nodes, epoch=old)
         with pytest.raises(Fenced):
             stage.another_backend().delete(cluster.cluster_id, epoch=old)
         with pytest.raises(Fenced):
-            stage.another_backend().start(cluster, epoch=old)
+            stage.another_backend().start(cluster, cluster.nodes, epoch=old)
         assert stage.backend.observe(cluster).available
 
     def check_key_rotation(self, stage: Stage, cluster: DesiredCluster, sight: ObservedCluster) -> None:
@@ -186,7 +230,7 @@ class BackendContract:
         with client(stage, after) as engine:
             assert engine.run_deployed(stage.issuer.token(changed.audience)) > 0
             assert engine.ask(old_token) == "UNAUTHENTICATED"
-        assert after.digest == changed.digest != before.digest
+        assert after.broker(0).digest == changed.digest != before.broker(0).digest
         assert stopped.exists
         assert stopped.last_exit == ""
         assert after.endpoint == before.endpoint
@@ -213,17 +257,17 @@ class BackendContract:
         adopted = await_sight(stage.another_backend(), cluster, lambda sight: sight.available)
         stopped = stop(stage, cluster)
 
-        assert adopted.digest == cluster.digest
+        assert adopted.broker(0).digest == cluster.digest
         assert not stopped.running
 
     def test_deleting_ends_a_running_engine_and_leaves_nothing(self, stage: Stage, cluster: DesiredCluster) -> None:
-        stage.backend.start(cluster, epoch=stage.next_epoch())
+        stage.backend.start(cluster, cluster.nodes, epoch=stage.next_epoch())
 
         stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
         gone = await_sight(stage.backend, cluster, lambda sight: not sight.exists)
         stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
 
-        assert gone.digest == ""
+        assert gone.brokers == ()
         assert gone.endpoint is None
         assert stage.count_engines(cluster.cluster_id) == 0
 
@@ -232,8 +276,377 @@ class BackendContract:
         stage.backend.delete(desired.cluster_id, epoch=new)
 
         with pytest.raises(Fenced):
-            stage.another_backend().start(desired, epoch=old)
+            stage.another_backend().start(desired, desired.nodes, epoch=old)
         assert not stage.backend.observe(desired).exists
+
+    # --- what an engine works on ---
+
+    def test_a_backup_is_restored_in_place_and_into_another_cluster(
+        self, stage: Stage, cluster: DesiredCluster
+    ) -> None:
+        before = start(stage, cluster)
+        token = stage.issuer.token(cluster.audience)
+        with client(stage, before) as engine:
+            engine.deploy_waiting(token)
+            for number in range(5):
+                engine.create_waiting(token, number)
+            backup = self.back_up_under_load(stage, cluster, engine, token)
+            engine.create_waiting(token, 1000)
+
+        self.check_a_failed_restore_leaves_the_old_serving(stage, cluster, backup)
+        restored = replace(cluster, data=DesiredData(1, backup))
+        self.check_restored(stage, restored, before)
+        self.check_going_back_to_the_former_data(stage, cluster)
+        self.check_fork(stage, backup)
+        self.check_dropping(stage, cluster, backup)
+
+    def back_up_under_load(self, stage: Stage, cluster: DesiredCluster, engine: EngineClient, token: str) -> BackupRef:
+        """A backup of an idle engine proves little: what comes in meanwhile is in its files, and must not be in it."""
+        is_over = threading.Event()
+
+        def load() -> None:
+            number = 100
+            while not is_over.is_set():
+                engine.create_waiting(token, number)
+                number += 1
+
+        clients = [threading.Thread(target=load) for _ in range(3)]
+        for one in clients:
+            one.start()
+        time.sleep(1)
+        try:
+            return back_up(stage, cluster)
+        finally:
+            is_over.set()
+            for one in clients:
+                one.join()
+
+    def check_a_failed_restore_leaves_the_old_serving(
+        self, stage: Stage, cluster: DesiredCluster, backup: BackupRef
+    ) -> None:
+        wrong = replace(cluster, data=DesiredData(1, replace(backup, number=7)))
+        absent = stage.backend.observe(wrong)
+        failed = restore(stage, wrong)
+
+        assert absent.data is Work.ABSENT
+        assert failed.data is Work.FAILED
+        assert failed.data_detail.endswith(".")
+        assert failed.available
+        assert not failed.broker(0).has_wished_data
+
+    def check_restored(self, stage: Stage, restored: DesiredCluster, before: ObservedCluster) -> None:
+        """The engine serves the former data until it is stopped; then it works on the backup's, and does not stall."""
+        ready = restore(stage, restored)
+        assert ready.data is Work.DONE, ready.data_detail
+        assert ready.available
+        assert not ready.broker(0).has_wished_data
+        stage.backend.restore(restored, epoch=stage.next_epoch())
+        stop(stage, restored)
+        after = start(stage, restored)
+
+        assert after.broker(0).has_wished_data
+        assert after.data is Work.DONE
+        assert after.keeps_former
+        assert after.endpoint == before.endpoint
+        token = stage.issuer.token(restored.audience)
+        with client(stage, after) as engine:
+            for number in range(2000, 2010):
+                engine.create_waiting(token, number)
+            done = engine.finish_waiting(token, {*range(5), *range(2000, 2010)})
+        assert {*range(5), *range(2000, 2010)} <= done
+        assert 1000 not in done
+
+    def check_going_back_to_the_former_data(self, stage: Stage, cluster: DesiredCluster) -> None:
+        """Until it is let go, the former data is one start away."""
+        assert stage.backend.observe(cluster).data is Work.DONE
+        stop(stage, cluster)
+        back = start(stage, cluster)
+        token = stage.issuer.token(cluster.audience)
+        with client(stage, back) as engine:
+            assert {*range(5), 1000} <= engine.finish_waiting(token, {*range(5), 1000})
+        assert not back.keeps_former
+
+    def check_fork(self, stage: Stage, backup: BackupRef) -> None:
+        """Another cluster begins on a copy of the data."""
+        fork = replace(stage.desired(), data=DesiredData(1, backup))
+        try:
+            fresh = stage.backend.observe(fork)
+            ready = restore(stage, fork)
+            sight = start(stage, fork)
+            token = stage.issuer.token(fork.audience)
+            with client(stage, sight) as engine:
+                done = engine.finish_waiting(token, set(range(5)))
+        finally:
+            stage.backend.delete(fork.cluster_id, epoch=stage.next_epoch())
+        assert fresh.data is Work.ABSENT
+        assert ready.data is Work.DONE, ready.data_detail
+        assert set(range(5)) <= done
+
+    def check_dropping(self, stage: Stage, cluster: DesiredCluster, backup: BackupRef) -> None:
+        """A dropped backup is gone, another one is not; both without the engine."""
+        kept = back_up(stage, cluster)
+        stop(stage, cluster)
+        while not stage.backend.drop_backup(backup):
+            pass
+        while not stage.backend.drop_backup(replace(backup, number=backup.number // 10)):
+            pass
+
+        assert stage.backend.drop_backup(backup)
+        start(stage, cluster)
+        gone = stage.backend.observe(replace(cluster, backup=backup))
+        there = stage.backend.observe(replace(cluster, backup=kept))
+        assert gone.backup in {Work.ABSENT, Work.FAILED}
+        assert there.backup is Work.DONE
+
+    def test_a_release_can_be_gone_back_from_with_the_data_from_before(
+        self, stage: Stage, cluster: DesiredCluster
+    ) -> None:
+        sight = start(stage, cluster)
+        token = stage.issuer.token(cluster.audience)
+        with client(stage, sight) as engine:
+            engine.deploy_waiting(token)
+            for number in range(5):
+                engine.create_waiting(token, number)
+        stop(stage, cluster)
+
+        broken = stage.broken(cluster)
+        stage.backend.start(broken, broken.nodes, epoch=stage.next_epoch())
+        ended = await_sight(stage.backend, broken, lambda sight: not sight.running)
+        back = start(stage, cluster)
+        stop(stage, cluster)
+        upgraded = stage.upgraded(cluster)
+        new = start(stage, upgraded)
+        with client(stage, new) as engine:
+            done = engine.finish_waiting(token, set(range(5)))
+        stage.backend.let_go(upgraded, epoch=stage.next_epoch())
+        settled = stage.backend.observe(upgraded)
+        stop(stage, upgraded)
+
+        assert ended.last_exit.endswith(".")
+        assert ended.keeps_former
+        assert back.broker(0).release == cluster.release.version
+        assert not back.keeps_former
+        assert new.broker(0).release == upgraded.release.version
+        assert new.keeps_former
+        assert done == set(range(5))
+        assert not settled.keeps_former
+        assert settled.available
+        with pytest.raises(Permanent, match="last opened by release"):
+            stage.backend.start(cluster, cluster.nodes, epoch=stage.next_epoch())
+
+    # --- what is in the region ---
+
+    def test_whatever_is_in_the_region_is_in_the_inventory(self, stage: Stage, cluster: DesiredCluster) -> None:
+        carded = replace(cluster, card={"name": "orders", "organization": "acorn"})
+        stage.backend.start(carded, carded.nodes, epoch=stage.next_epoch())
+
+        running = find(stage, cluster.cluster_id)
+        stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
+
+        assert running is not None
+        assert {"name": "orders", "organization": "acorn", "audience": cluster.audience}.items() <= running.card.items()
+        assert int(running.card["spec_generation"]) == cluster.spec_generation
+        assert running.epoch > 0
+        assert running.since is not None
+        assert running.since.tzinfo is not None
+        assert all(part.endswith(".") for part in running.parts)
+        assert find(stage, cluster.cluster_id) is None
+
+    def test_the_register_is_what_was_written_last(self, stage: Stage) -> None:
+        for content in ({"written": 1}, {"written": 2, "clusters": ["a", "b"]}):
+            stage.backend.write_register(content)
+            assert stage.another_backend().read_register() == content
+
+    # --- several brokers ---
+
+    @pytest.fixture(scope="class")
+    @classmethod
+    def trio(cls, stage: Stage) -> Iterator[DesiredCluster]:
+        """A cluster of three brokers that these tests share: each finds it well, and leaves it so."""
+        desired = stage.resilient()
+        start(stage, desired)
+        yield desired
+        stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+
+    def test_several_brokers_have_one_address_and_tell_what_they_wait_for(
+        self, stage: Stage, trio: DesiredCluster
+    ) -> None:
+        sight = stage.backend.observe(trio)
+        token = stage.issuer.token(trio.audience)
+
+        assert [broker.node for broker in sight.brokers] == [0, 1, 2]
+        assert {broker.digest for broker in sight.brokers} == {trio.digest}
+        assert sight.members == (0, 1, 2)
+        assert sight.healthy_partitions == 3
+        assert sight.entrance in {None, True}
+        assert sight.waits_for == ""
+        with client(stage, sight) as engine:
+            bad = {name: engine.ask(token) for name, token in stage.issuer.bad_tokens(trio.audience).items()}
+            assert engine.ask(token) == "OK"
+        assert bad == dict.fromkeys(bad, "UNAUTHENTICATED")
+        # Starting what runs changes nothing.
+        stage.another_backend().start(trio, trio.nodes, epoch=stage.next_epoch())
+        assert [stage.count_engines(trio.cluster_id, node) for node in trio.nodes] == [1, 1, 1]
+
+    def test_nothing_is_lost_when_a_leader_is_killed_under_load(self, stage: Stage, trio: DesiredCluster) -> None:
+        sight = stage.backend.observe(trio)
+        token = stage.issuer.token(trio.audience)
+        with client(stage, sight) as engine:
+            engine.deploy_waiting(token)
+            for number in range(10):
+                engine.create_waiting(token, number)
+            victim = engine.leaders(token)[1]
+            stage.kill_engine(trio.cluster_id, victim)
+            for number in range(10, 40):
+                engine.create_waiting(token, number)
+            down = stage.backend.observe(trio)
+            stage.backend.start(trio, [victim], epoch=stage.next_epoch())
+            again = await_sight(stage.backend, trio, is_well(trio))
+            done = engine.finish_waiting(token, set(range(40)))
+
+        assert done == set(range(40))
+        assert not down.broker(victim).running
+        assert down.running
+        assert f"Broker {victim + 1} of 3 ended without being told to" in again.last_exit
+
+    def test_brokers_are_replaced_one_by_one_while_the_others_serve(self, stage: Stage, trio: DesiredCluster) -> None:
+        renewed = replace(trio, license_key="another")
+        token = stage.issuer.token(trio.audience)
+        with client(stage, stage.backend.observe(trio)) as engine:
+            engine.deploy_waiting(token)
+            for turn, node in enumerate(reversed(trio.nodes)):
+                down = stop(stage, renewed, node)
+                engine.create_waiting(token, 2 * turn)
+                stage.backend.start(renewed, [node], epoch=stage.next_epoch())
+                await_sight(stage.backend, renewed, is_well(renewed))
+                engine.create_waiting(token, 2 * turn + 1)
+                assert down.entrance in {None, True}
+            assert engine.finish_waiting(token, set(range(6))) == set(range(6))
+        stage.backend.rebalance(renewed, epoch=stage.next_epoch())
+        spread = await_sight(stage.backend, renewed, is_well(renewed))
+
+        assert spread.is_balanced
+        assert {broker.digest for broker in spread.brokers} == {renewed.digest}
+
+    def test_a_fourth_broker_is_taken_in_and_let_go(self, stage: Stage, trio: DesiredCluster) -> None:
+        four = replace(trio, size=replace(trio.size, brokers=4))
+        with pytest.raises(Permanent, match="counts on it"):
+            stage.backend.retire(trio, [2], epoch=stage.next_epoch())
+        stage.backend.start(four, [3], epoch=stage.next_epoch())
+        await_sight(stage.backend, four, lambda sight: all(sight.broker(node).answers for node in four.nodes))
+        stage.backend.rescale(four, epoch=stage.next_epoch())
+        stage.backend.rescale(four, epoch=stage.next_epoch())
+        grown = await_sight(stage.backend, four, is_settled(four))
+        with pytest.raises(Permanent, match="counts on it"):
+            stage.backend.retire(trio, [3], epoch=stage.next_epoch())
+        stage.backend.rescale(trio, epoch=stage.next_epoch())
+        await_sight(stage.backend, trio, is_settled(trio))
+        retired = retire(stage, trio, 3)
+
+        assert four.digest == trio.digest
+        assert grown.members == (0, 1, 2, 3)
+        assert [broker.node for broker in retired.brokers] == [0, 1, 2]
+        assert retired.available
+        assert stage.count_engines(trio.cluster_id, 3) == 0
+
+    def test_the_backup_of_several_brokers_is_restored_into_another_cluster(
+        self, stage: Stage, trio: DesiredCluster
+    ) -> None:
+        token = stage.issuer.token(trio.audience)
+        with client(stage, stage.backend.observe(trio)) as engine:
+            engine.deploy_waiting(token)
+            for number in range(12):
+                engine.create_waiting(token, number)
+            backup = back_up(stage, trio)
+        fork = replace(stage.resilient(), data=DesiredData(1, backup))
+        try:
+            ready = restore(stage, fork)
+            sight = start(stage, fork)
+            with client(stage, sight) as engine:
+                done = engine.finish_waiting(stage.issuer.token(fork.audience), set(range(12)))
+        finally:
+            stage.backend.delete(fork.cluster_id, epoch=stage.next_epoch())
+
+        assert ready.data is Work.DONE, ready.data_detail
+        assert done >= set(range(12))
+
+    @pytest.mark.chaos
+    def test_one_broker_goes_to_a_release_and_back_while_the_others_serve(
+        self, stage: Stage, trio: DesiredCluster
+    ) -> None:
+        upgraded = stage.upgraded(trio)
+        token = stage.issuer.token(trio.audience)
+        with client(stage, stage.backend.observe(trio)) as engine:
+            engine.deploy_waiting(token)
+            for number in range(20):
+                engine.create_waiting(token, number)
+            self.replace_broker(stage, upgraded, 2)
+            engine.create_waiting(token, 20)
+            back = self.replace_broker(stage, trio, 2)
+            done = engine.finish_waiting(token, set(range(21)))
+
+        assert back.broker(2).release == trio.release.version
+        assert not back.keeps_former
+        assert done == set(range(21))
+
+    def replace_broker(self, stage: Stage, desired: DesiredCluster, node: int) -> ObservedCluster:
+        """Stop one broker and start it as it is wished now; the start may have to wait for the others."""
+        stop(stage, desired, node)
+
+        def is_so(sight: ObservedCluster) -> bool:
+            if not sight.broker(node).running:
+                with suppress(Temporary):
+                    stage.backend.start(desired, [node], epoch=stage.next_epoch())
+            return is_well(desired)(sight)
+
+        return await_sight(stage.backend, desired, is_so)
+
+    @pytest.mark.chaos
+    def test_several_brokers_go_to_a_release_one_by_one_and_back_together(
+        self, stage: Stage, trio: DesiredCluster
+    ) -> None:
+        upgraded = stage.upgraded(trio)
+        token = stage.issuer.token(trio.audience)
+        with client(stage, stage.backend.observe(trio)) as engine:
+            engine.deploy_waiting(token)
+            for number in range(20):
+                engine.create_waiting(token, number)
+            for turn, node in enumerate(reversed(trio.nodes)):
+                mixed = self.replace_broker(stage, upgraded, node)
+                engine.create_waiting(token, 100 + turn)
+            new = engine.finish_waiting(token, {*range(10)})
+            stop(stage, upgraded)
+            back = keep_starting(stage, trio)
+            old = engine.finish_waiting(token, set(range(20)))
+
+        assert {broker.release for broker in mixed.brokers} == {upgraded.release.version}
+        assert mixed.keeps_former
+        assert set(range(10)) <= new
+        assert {broker.release for broker in back.brokers} == {trio.release.version}
+        assert set(range(20)) <= old
+
+
+def is_settled(desired: DesiredCluster) -> Callable[[ObservedCluster], bool]:
+    """Whether the engine works with exactly the wished brokers, and they are well."""
+    members = tuple(desired.nodes)
+    return lambda sight: is_well(desired)(sight) and sight.members == members and not sight.is_rescaling
+
+
+def retire(stage: Stage, desired: DesiredCluster, node: int) -> ObservedCluster:
+    """Retire a broker, asking again until nothing of it is there."""
+
+    def is_gone(sight: ObservedCluster) -> bool:
+        if node not in [broker.node for broker in sight.brokers]:
+            return True
+        stage.backend.retire(desired, [node], epoch=stage.next_epoch())
+        return False
+
+    return await_sight(stage.backend, desired, is_gone)
+
+
+def find(stage: Stage, cluster_id: UUID) -> Find | None:
+    """What the inventory has of one cluster."""
+    return next((found for found in stage.backend.inventory() if found.cluster_id == cluster_id), None)
 
 
 @contextmanager

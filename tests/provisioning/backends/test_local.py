@@ -25,7 +25,7 @@ import pytest
 import urllib3
 from cryptography import x509
 
-from common.errors import Permanent, Temporary
+from common.errors import Temporary
 from provisioning.backends.local import LocalBackend
 from provisioning.backends.local.admission import admit
 from provisioning.backends.local.configuration import DISK_WATERMARK_MIB
@@ -33,7 +33,7 @@ from provisioning.backends.local.fetch import Preparation, unpack
 from provisioning.backends.local.files import on_disk
 from provisioning.backends.local.layout import ClusterFolder, Ports
 from provisioning.backends.local.process import Identity, find_holders, identity_of, own_identity
-from provisioning.backends.local.record import EngineRecord
+from provisioning.backends.local.record import EngineRecord, read_sight
 from provisioning.backends.local.release import by_hand
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.backends.local.tls import KeyPairFiles
@@ -49,9 +49,33 @@ ACCEPTED_STATUSES = range(200, 400)
 class TestLocalBackend(BackendContract):
     """The contract."""
 
-    @pytest.fixture
-    def stage(self, local_stage: LocalStage) -> LocalStage:
+    @pytest.fixture(scope="class")
+    @classmethod
+    def stage(cls, local_stage: LocalStage) -> LocalStage:
         return local_stage
+
+    def test_observing_several_brokers_beside_a_running_watch_asks_them_nothing(
+        self, stage: LocalStage, trio: DesiredCluster
+    ) -> None:
+        with closing(stage.backend.changes()) as changes:
+            for _ in changes:
+                if all(has_sight(stage, trio, node) for node in trio.nodes):
+                    break
+            with (
+                patch("provisioning.backends.local.health.look_at", side_effect=AssertionError),
+                patch("provisioning.backends.local.health.read_topology", side_effect=AssertionError),
+            ):
+                sight = stage.backend.observe(trio)
+
+        assert sight.members == (0, 1, 2)
+        assert sight.healthy_partitions == 3
+        assert 0 < sight.age_seconds < 5
+
+
+def has_sight(stage: LocalStage, cluster: DesiredCluster, node: int) -> bool:
+    """Whether the watch has looked at this very broker a moment ago."""
+    record = read_record(stage, cluster, node)
+    return read_sight(stage.region.cluster(cluster.cluster_id).broker(node), record.identity) is not None
 
 
 # --- access, on both releases -----------------------------------------------------------------------------------------
@@ -140,8 +164,8 @@ def bound_addresses(pid: int, table: str, state: str, sockets: set[str]) -> Iter
 # --- one engine per identity ------------------------------------------------------------------------------------------
 
 
-def read_record(stage: LocalStage, cluster: DesiredCluster) -> EngineRecord:
-    record = EngineRecord.read(stage.region.cluster(cluster.cluster_id))
+def read_record(stage: LocalStage, cluster: DesiredCluster, node: int = 0) -> EngineRecord:
+    record = EngineRecord.read(stage.region.cluster(cluster.cluster_id).broker(node))
     assert record is not None
     return record
 
@@ -150,9 +174,9 @@ def order_for(folder: ClusterFolder, argv: list[str], *, epoch: int) -> dict[str
     """An order to the launcher, for a program in place of an engine."""
     record = {"digest": "d", "epoch": epoch, "ports": 1, "memory_mib": 1, "serves_rest": False, "starts": 1}
     return {
-        "lock": str(folder.engine_lock),
+        "lock": str(folder.broker(0).lock),
         "fence": str(folder.fence),
-        "record_file": str(folder.record),
+        "record_file": str(folder.broker(0).record),
         "record": {**record, "last_exit": ""},
         "user": None,
         "console": str(folder.path / "console.log"),
@@ -183,7 +207,7 @@ def folder(empty_stage: LocalStage) -> ClusterFolder:
 def sleeper(folder: ClusterFolder) -> Iterator[EngineRecord]:
     """A sleeping process that was launched in place of an engine."""
     assert launch(order_for(folder, ["/bin/sleep", "60"], epoch=5)) == {"outcome": "started"}
-    record = EngineRecord.read(folder)
+    record = EngineRecord.read(folder.broker(0))
     assert record is not None
     yield record
     record.identity.signal(signal.SIGKILL)
@@ -206,7 +230,7 @@ def test_while_the_engine_lives_a_second_launch_ends_at_its_lock(folder: Cluster
     answer = launch(order_for(folder, ["/bin/sleep", "60"], epoch=5))
 
     assert answer == {"outcome": "locked"}
-    assert EngineRecord.read(folder) == sleeper
+    assert EngineRecord.read(folder.broker(0)) == sleeper
 
 
 def test_twenty_launches_at_once_leave_one_process(folder: ClusterFolder) -> None:
@@ -217,7 +241,7 @@ def test_twenty_launches_at_once_leave_one_process(folder: ClusterFolder) -> Non
         thread.start()
     for thread in threads:
         thread.join()
-    record = EngineRecord.read(folder)
+    record = EngineRecord.read(folder.broker(0))
     assert record is not None
     record.identity.signal(signal.SIGKILL)
 
@@ -228,12 +252,12 @@ def test_a_launch_that_was_overtaken_on_its_way_is_fenced_at_the_lock(folder: Cl
     answer = launch(order_for(folder, ["/bin/sleep", "60"], epoch=4))
 
     assert answer == {"outcome": "fenced"}
-    assert not folder.record.exists()
+    assert not folder.broker(0).record.exists()
 
 
 def test_a_launcher_that_fails_between_lock_and_exec_leaves_the_lock_free(folder: ClusterFolder) -> None:
     failed = launch(order_for(folder, ["/nowhere/java"], epoch=5))
-    record = EngineRecord.read(folder)
+    record = EngineRecord.read(folder.broker(0))
     again = launch(order_for(folder, ["/bin/true"], epoch=5))
 
     assert failed["outcome"] == "failed"
@@ -262,7 +286,7 @@ def test_a_launcher_that_was_killed_while_it_held_the_lock_leaves_it_free(
 
 def await_record(folder: ClusterFolder) -> EngineRecord:
     deadline = time.monotonic() + 10
-    while (record := EngineRecord.read(folder)) is None:
+    while (record := EngineRecord.read(folder.broker(0))) is None:
         assert time.monotonic() < deadline
         time.sleep(0.02)
     return record
@@ -295,10 +319,10 @@ def test_a_zombie_has_ended() -> None:
 def test_stopping_and_deleting_leave_a_reused_pid_alone(empty_stage: LocalStage, folder: ClusterFolder) -> None:
     stranger = {**own_identity().to_record(), "start_time": 1}
     order = order_for(folder, [], epoch=5)
-    folder.record.write_text(json.dumps({**dict(order["record"]), **stranger}))  # type: ignore[call-overload]
+    folder.broker(0).record.write_text(json.dumps({**dict(order["record"]), **stranger}))  # type: ignore[call-overload]
     cluster = empty_stage.desired(cluster_id=folder.cluster_id)
 
-    empty_stage.backend.stop(cluster, epoch=6)
+    empty_stage.backend.stop(cluster, cluster.nodes, epoch=6)
     empty_stage.backend.delete(cluster.cluster_id, epoch=7)
 
     assert not folder.path.exists()
@@ -311,15 +335,15 @@ def test_an_engine_that_ignores_the_request_is_ended_by_force_after_the_grace_pe
     cluster = empty_stage.desired(cluster_id=folder.cluster_id)
     time.sleep(0.3)
 
-    empty_stage.backend.stop(cluster, epoch=6)
+    empty_stage.backend.stop(cluster, cluster.nodes, epoch=6)
     asked = empty_stage.backend.observe(cluster)
-    empty_stage.backend.stop(cluster, epoch=7)
+    empty_stage.backend.stop(cluster, cluster.nodes, epoch=7)
     asked_again = empty_stage.backend.observe(cluster)
     age_stopping_note(folder, seconds=31)
-    empty_stage.backend.stop(cluster, epoch=8)
+    empty_stage.backend.stop(cluster, cluster.nodes, epoch=8)
     ended = await_sight(empty_stage.backend, cluster, lambda sight: not sight.running)
 
-    assert asked.stopping
+    assert asked.broker(0).stopping
     assert asked.waits_for == "The engine is stopping."
     assert asked_again.running
     assert ended.exists
@@ -337,8 +361,8 @@ def test_an_engine_that_ignores_the_request_is_ended_by_force_after_the_grace_pe
 def test_an_unexpected_end_is_explained_in_fixed_words_and_never_in_the_engines(
     empty_stage: LocalStage, folder: ClusterFolder, words: str, sentence: str
 ) -> None:
-    folder.log.mkdir()
-    (folder.log / "console.log").write_text(words)
+    folder.broker(0).log.mkdir()
+    (folder.broker(0).log / "console.log").write_text(words)
     assert launch(order_for(folder, ["/bin/true"], epoch=5)) == {"outcome": "started"}
     cluster = empty_stage.desired(cluster_id=folder.cluster_id)
 
@@ -348,8 +372,8 @@ def test_an_unexpected_end_is_explained_in_fixed_words_and_never_in_the_engines(
 
 
 def age_stopping_note(folder: ClusterFolder, *, seconds: float) -> None:
-    note = json.loads(folder.stopping.read_text())
-    folder.stopping.write_text(json.dumps({**note, "at": note["at"] - seconds}))
+    note = json.loads(folder.broker(0).stopping.read_text())
+    folder.broker(0).stopping.write_text(json.dumps({**note, "at": note["at"] - seconds}))
 
 
 # --- deletion in any state --------------------------------------------------------------------------------------------
@@ -358,7 +382,7 @@ def age_stopping_note(folder: ClusterFolder, *, seconds: float) -> None:
 def test_deletion_works_with_a_damaged_record_and_a_living_engine(
     empty_stage: LocalStage, folder: ClusterFolder, sleeper: EngineRecord
 ) -> None:
-    folder.record.write_text("{damaged")
+    folder.broker(0).record.write_text("{damaged")
 
     with pytest.raises(RegionUnreachable):
         empty_stage.backend.observe(empty_stage.desired(cluster_id=folder.cluster_id))
@@ -371,9 +395,9 @@ def test_deletion_works_with_a_damaged_record_and_a_living_engine(
 def test_deletion_spares_who_merely_has_the_lock_file_open(
     empty_stage: LocalStage, folder: ClusterFolder, sleeper: EngineRecord
 ) -> None:
-    folder.record.unlink()
-    with folder.engine_lock.open() as file, subprocess.Popen(["/bin/sleep", "60"], stdin=file) as reader:
-        holders = find_holders(folder.engine_lock)
+    folder.broker(0).record.unlink()
+    with folder.broker(0).lock.open() as file, subprocess.Popen(["/bin/sleep", "60"], stdin=file) as reader:
+        holders = find_holders(folder.broker(0).lock)
         empty_stage.backend.delete(folder.cluster_id, epoch=6)
         reader_status = reader.poll()
         reader.kill()
@@ -387,12 +411,12 @@ def test_deletion_spares_who_merely_has_the_lock_file_open(
 def test_an_engine_that_lost_its_record_is_not_doubled_and_can_be_deleted(local_stage: LocalStage) -> None:
     cluster = local_stage.desired()
     folder = local_stage.region.cluster(cluster.cluster_id)
-    local_stage.backend.start(cluster, epoch=1)
+    local_stage.backend.start(cluster, cluster.nodes, epoch=1)
     record = read_record(local_stage, cluster)
-    folder.record.unlink()
+    folder.broker(0).record.unlink()
 
     with pytest.raises(Temporary):
-        local_stage.backend.start(cluster, epoch=2)
+        local_stage.backend.start(cluster, cluster.nodes, epoch=2)
     count_before = local_stage.count_engines(cluster.cluster_id)
     local_stage.backend.delete(cluster.cluster_id, epoch=3)
 
@@ -404,9 +428,9 @@ def test_an_engine_that_lost_its_record_is_not_doubled_and_can_be_deleted(local_
 def test_an_engine_whose_folder_is_missing_is_not_started_on_an_empty_one(local_stage: LocalStage) -> None:
     desired = local_stage.desired()
     folder = local_stage.region.cluster(desired.cluster_id)
-    folder.engine_lock.touch()
+    folder.broker(0).lock.touch()
     with pytest.raises(RegionUnreachable, match="put the folder back"):
-        local_stage.backend.start(desired, epoch=local_stage.next_epoch())
+        local_stage.backend.start(desired, desired.nodes, epoch=local_stage.next_epoch())
     assert not folder.path.exists()
     assert local_stage.count_engines(desired.cluster_id) == 0
 
@@ -459,7 +483,7 @@ def test_an_engine_that_the_memory_budget_has_no_room_for_is_not_started(local_s
     cluster = local_stage.desired()
 
     with pytest.raises(NoCapacity, match=r"needs 640 MiB and the region has 639 MiB free") as caught:
-        with_budget(local_stage, memory_budget_mib=639).start(cluster, epoch=1)
+        with_budget(local_stage, memory_budget_mib=639).start(cluster, cluster.nodes, epoch=1)
 
     assert caught.value.details["resource"] == "memory"
     assert not local_stage.backend.observe(cluster).exists
@@ -469,12 +493,12 @@ def test_an_engine_that_the_memory_budget_has_no_room_for_is_not_started(local_s
 def test_what_running_engines_were_promised_counts_before_they_use_it(local_stage: LocalStage) -> None:
     first, second = local_stage.desired(), local_stage.desired()
     backend = with_budget(local_stage, memory_budget_mib=2 * 640 - 1)
-    backend.start(first, epoch=1)
+    backend.start(first, first.nodes, epoch=1)
 
     with pytest.raises(NoCapacity, match="639 MiB free"):
-        backend.start(second, epoch=1)
+        backend.start(second, second.nodes, epoch=1)
     backend.delete(first.cluster_id, epoch=2)
-    backend.start(second, epoch=1)
+    backend.start(second, second.nodes, epoch=1)
     assert backend.observe(second).running
     backend.delete(second.cluster_id, epoch=2)
 
@@ -484,7 +508,7 @@ def test_without_a_budget_the_machines_memory_decides(local_stage: LocalStage) -
     cluster = local_stage.desired(size=replace(SMALL, memory_mib=10**9))
 
     with pytest.raises(NoCapacity, match="Memory is short: this engine needs 1000000000 MiB"):
-        local_stage.backend.start(cluster, epoch=1)
+        local_stage.backend.start(cluster, cluster.nodes, epoch=1)
 
 
 @pytest.mark.engine
@@ -493,7 +517,7 @@ def test_an_engine_is_not_started_below_the_disk_it_needs_and_its_own_watermark(
     cluster = local_stage.desired(size=replace(SMALL, disk_mib=free_mib - DISK_WATERMARK_MIB // 2))
 
     with pytest.raises(NoCapacity, match="Disk is short") as caught:
-        local_stage.backend.start(cluster, epoch=1)
+        local_stage.backend.start(cluster, cluster.nodes, epoch=1)
 
     assert caught.value.details["resource"] == "disk"
     assert not local_stage.backend.observe(cluster).exists
@@ -506,19 +530,19 @@ def test_disk_that_other_clusters_were_promised_and_do_not_use_yet_is_not_promis
     cluster = empty_stage.desired(size=replace(SMALL, disk_mib=1))
     own = empty_stage.region.cluster(cluster.cluster_id)
     own.path.mkdir()
-    own.ports.write_text(json.dumps({"first": settings.ports.start}))
+    own.broker(0).ports.write_text(json.dumps({"first": settings.ports.start}))
     damaged = empty_stage.region.cluster(empty_stage.desired().cluster_id)
     damaged.path.mkdir()
-    damaged.ports.write_text("{damaged")
-    folder.ports.write_text(json.dumps({"first": 1, "disk_mib": 10**9}))
-    folder.data.mkdir()
-    (folder.data / "segment").write_bytes(os.urandom(3 * 2**20))
+    damaged.broker(0).ports.write_text("{damaged")
+    folder.broker(0).ports.write_text(json.dumps({"first": 1, "disk_mib": 10**9}))
+    folder.broker(0).data.mkdir()
+    (folder.broker(0).data / "segment").write_bytes(os.urandom(3 * 2**20))
     free_mib = shutil.disk_usage(folder.path).free // 2**20
 
-    with pytest.raises(NoCapacity, match="999999997 MiB are promised to the region's other clusters") as caught:
-        admit(cluster, own, empty_stage.region, settings)
-    folder.ports.write_text(json.dumps({"first": 1, "disk_mib": 3}))
-    admit(cluster, own, empty_stage.region, settings)
+    with pytest.raises(NoCapacity, match="999999997 MiB are promised to the region's other brokers") as caught:
+        admit(cluster, [own.broker(0)], own, empty_stage.region, settings)
+    folder.broker(0).ports.write_text(json.dumps({"first": 1, "disk_mib": 3}))
+    admit(cluster, [own.broker(0)], own, empty_stage.region, settings)
 
     assert caught.value.details["needed_mib"] == 1 + DISK_WATERMARK_MIB
     assert caught.value.details["free_mib"] == pytest.approx(free_mib, abs=2000)
@@ -530,7 +554,7 @@ def test_a_new_cluster_gets_ports_that_nobody_uses_and_a_full_range_is_refused(l
     with listener(first + 2):
         backend = with_budget(local_stage, ports=range(first, first + 9))
         with pytest.raises(NoCapacity, match="Ports are short") as caught:
-            backend.start(local_stage.desired(), epoch=1)
+            backend.start(local_stage.desired(), [0], epoch=1)
 
     assert caught.value.details["resource"] == "ports"
 
@@ -538,14 +562,14 @@ def test_a_new_cluster_gets_ports_that_nobody_uses_and_a_full_range_is_refused(l
 @pytest.mark.engine
 def test_a_port_of_the_clusters_own_that_another_program_took_is_named(local_stage: LocalStage) -> None:
     cluster = local_stage.desired()
-    local_stage.backend.start(cluster, epoch=1)
+    local_stage.backend.start(cluster, cluster.nodes, epoch=1)
     ports = read_record(local_stage, cluster).ports
     local_stage.kill_engine(cluster.cluster_id)
     await_sight(local_stage.backend, cluster, lambda sight: not sight.running)
 
     with listener(ports.rest), pytest.raises(PortTaken, match=f"Port {ports.rest} belongs to this cluster"):
-        local_stage.backend.start(cluster, epoch=2)
-    local_stage.backend.start(cluster, epoch=3)
+        local_stage.backend.start(cluster, cluster.nodes, epoch=2)
+    local_stage.backend.start(cluster, cluster.nodes, epoch=3)
 
     assert read_record(local_stage, cluster).ports == ports
     local_stage.backend.delete(cluster.cluster_id, epoch=4)
@@ -553,12 +577,6 @@ def test_a_port_of_the_clusters_own_that_another_program_took_is_named(local_sta
 
 def listener(port: int) -> closing[socket.socket]:
     return closing(socket.create_server(("127.0.0.1", port)))
-
-
-@pytest.mark.engine
-def test_a_plan_of_several_brokers_is_refused_with_a_sentence(local_stage: LocalStage) -> None:
-    with pytest.raises(Permanent, match="one broker"):
-        local_stage.backend.start(local_stage.desired(size=replace(SMALL, brokers=3)), epoch=1)
 
 
 # --- releases and Java ------------------------------------------------------------------------------------------------
@@ -748,7 +766,7 @@ def test_a_preparation_that_cannot_note_its_beginning_is_for_another_turn(
 
 def test_starting_before_the_release_is_ready_is_for_another_turn(empty_stage: LocalStage) -> None:
     with pytest.raises(Temporary, match=r"release 8\.5\.8 is not ready"):
-        empty_stage.backend.start(empty_stage.desired(), epoch=1)
+        empty_stage.backend.start(empty_stage.desired(), [0], epoch=1)
 
 
 @pytest.mark.parametrize(
@@ -769,7 +787,7 @@ def test_a_missing_or_old_java_is_named(
     with pytest.raises(JavaMissing, match=sentence):
         backend.prepare(wish.release)
     with pytest.raises(JavaMissing, match=sentence):
-        backend.start(wish, epoch=1)
+        backend.start(wish, wish.nodes, epoch=1)
     assert backend.observe(wish).release is ReleaseState.FAILED
 
 
@@ -789,7 +807,7 @@ def test_an_engine_gets_its_own_settings_and_nothing_of_our_environment(
 ) -> None:
     monkeypatch.setenv("FLOWPLANE_SECRET_KEY", "do-not-leak")
     cluster = local_stage.desired(license_key="licence-of-the-operator")
-    local_stage.backend.start(cluster, epoch=1)
+    local_stage.backend.start(cluster, cluster.nodes, epoch=1)
     record = read_record(local_stage, cluster)
     environment = Path(f"/proc/{record.identity.pid}/environ").read_text()
     folder = local_stage.region.cluster(cluster.cluster_id)
@@ -808,7 +826,7 @@ def test_a_certificate_is_kept_while_it_lasts_and_renewed_in_its_last_third(loca
     chain = KeyPairFiles(local_stage.region.cluster(cluster.cluster_id).tls).chain
 
     def restarted(lifetime_days: int, epoch: int) -> x509.Certificate:
-        local_stage.backend.start(cluster, epoch=epoch)
+        local_stage.backend.start(cluster, cluster.nodes, epoch=epoch)
         local_stage.kill_engine(cluster.cluster_id)
         await_sight(local_stage.backend, cluster, lambda sight: not sight.running)
         return x509.load_pem_x509_certificate(chain.read_bytes())
@@ -931,6 +949,6 @@ def test_a_damaged_record_is_no_answer_and_names_its_file(local_stage: LocalStag
     desired = local_stage.desired()
     folder = local_stage.region.cluster(desired.cluster_id)
     folder.path.mkdir()
-    folder.record.write_text(json.dumps(own_identity().to_record()))
+    folder.broker(0).record.write_text(json.dumps(own_identity().to_record()))
     with pytest.raises(RegionUnreachable, match=r"engine\.json"):
         local_stage.backend.observe(desired)

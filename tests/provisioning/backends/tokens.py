@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +23,26 @@ PROCESS = """<?xml version="1.0" encoding="UTF-8"?>
     <bpmn:endEvent id="end"><bpmn:incoming>flow</bpmn:incoming></bpmn:endEvent>
   </bpmn:process>
 </bpmn:definitions>"""
+
+
+# An instance waits at its one task until somebody does it, so it tells whether it has lived through something.
+WAITING = (
+    PROCESS.replace('"kept"', '"waiting"')
+    .replace(
+        """<bpmn:sequenceFlow id="flow" sourceRef="start" targetRef="end"/>""",
+        """<bpmn:sequenceFlow id="flow" sourceRef="start" targetRef="work"/>
+    <bpmn:serviceTask id="work">
+      <bpmn:extensionElements>
+        <zeebe:taskDefinition xmlns:zeebe="http://camunda.org/schema/zeebe/1.0" type="work"/>
+      </bpmn:extensionElements>
+      <bpmn:incoming>flow</bpmn:incoming><bpmn:outgoing>last</bpmn:outgoing>
+    </bpmn:serviceTask>
+    <bpmn:sequenceFlow id="last" sourceRef="work" targetRef="end"/>""",
+    )
+    .replace('<bpmn:endEvent id="end"><bpmn:incoming>flow<', '<bpmn:endEvent id="end"><bpmn:incoming>last<')
+)
+# Longer than a leader's election takes on a busy machine.
+PATIENCE_SECONDS = 120.0
 
 
 def make_key(kid: str) -> RSAKey:
@@ -85,6 +108,51 @@ class EngineClient:
         request = gateway_pb2.DeployResourceRequest(resources=[resource])
         self._gateway.DeployResource(request, metadata=_bearer(token), timeout=15, wait_for_ready=True)
 
+    def leaders(self, token: str) -> dict[int, int]:
+        """Which broker leads each partition, as the engine tells its clients."""
+        answer = self._gateway.Topology(gateway_pb2.TopologyRequest(), metadata=_bearer(token), timeout=15)
+        return {
+            partition.partitionId: broker.nodeId
+            for broker in answer.brokers
+            for partition in broker.partitions
+            if partition.role == gateway_pb2.Partition.LEADER
+        }
+
+    def deploy_waiting(self, token: str) -> None:
+        """Deploy the process whose instances wait."""
+        resource = gateway_pb2.Resource(name="waiting.bpmn", content=WAITING.encode())
+        request = gateway_pb2.DeployResourceRequest(resources=[resource])
+        insist(lambda: self._gateway.DeployResource(request, metadata=_bearer(token), timeout=15))
+
+    def create_waiting(self, token: str, number: int) -> None:
+        """Start an instance that carries this number, trying again until the engine has taken it: at least once."""
+        variables = json.dumps({"number": number})
+        request = gateway_pb2.CreateProcessInstanceRequest(bpmnProcessId="waiting", version=-1, variables=variables)
+        insist(lambda: self._gateway.CreateProcessInstance(request, metadata=_bearer(token), timeout=10))
+
+    def finish_waiting(self, token: str, wanted: set[int]) -> set[int]:
+        """Do the waiting instances' work until all the wanted ones are done or no more comes; their numbers."""
+        done: set[int] = set()
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not wanted <= done and time.monotonic() < deadline:
+            done |= self._finish_some(token)
+        return done
+
+    def _finish_some(self, token: str) -> set[int]:
+        request = gateway_pb2.ActivateJobsRequest(
+            type="work", worker="test", timeout=60_000, maxJobsToActivate=1000, requestTimeout=3000
+        )
+        numbers = set()
+        try:
+            for batch in self._gateway.ActivateJobs(request, metadata=_bearer(token), timeout=20):
+                for job in batch.jobs:
+                    done = gateway_pb2.CompleteJobRequest(jobKey=job.key, variables="{}")
+                    insist(partial(self._gateway.CompleteJob, done, metadata=_bearer(token), timeout=10))
+                    numbers.add(int(json.loads(job.variables)["number"]))
+        except grpc.RpcError:
+            time.sleep(0.2)
+        return numbers
+
     def run_deployed(self, token: str) -> int:
         """Start an instance of the deployed process; its key. Raises when the engine does not know the process."""
         request = gateway_pb2.CreateProcessInstanceRequest(bpmnProcessId="kept", version=-1, variables="{}")
@@ -94,3 +162,19 @@ class EngineClient:
 
 def _bearer(token: str | None) -> tuple[tuple[str, str], ...]:
     return (("authorization", f"Bearer {token}"),) if token is not None else ()
+
+
+def insist(call: Callable[[], object]) -> None:
+    """Repeat a call until it succeeds, as a client does whose engine has just lost a broker."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            call()
+        except grpc.RpcError as error:
+            if error.code() is grpc.StatusCode.NOT_FOUND and "job" in str(error.details()):
+                return  # the attempt before has done it, and its answer was lost
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.2)
+        else:
+            return

@@ -1,4 +1,4 @@
-"""The operator site's pages about clusters, operations and the catalogue."""
+"""Clusters, their operations and their backups: looked at by operators, changed by their owners."""
 
 from __future__ import annotations
 
@@ -19,9 +19,10 @@ from django.views.decorators.http import require_POST
 
 from common.errors import Temporary
 from provisioning import conditions, planner, reconciler, selectors, wakeups
-from provisioning.models import Channel, Cluster, Operation, OperationStep, PlanType, Region, Release
+from provisioning.models import Backup, Cluster, Operation, OperationStep
+from provisioning.services import installation
 from provisioning.spec import DesiredCluster
-from provisioning.states import STEP_TITLES, ConditionType, Phase, Truth
+from provisioning.states import STEP_TITLES, ConditionType, Hold, Phase, Truth
 from tenants import audit
 from tenants.admin import OperatorAdmin, ReadOnlyInline, operator_of
 
@@ -78,12 +79,40 @@ class GoneFilter(admin.SimpleListFilter):
         return queryset.exclude(deleted_at=None) if self.value() else queryset.filter(deleted_at=None)
 
 
+class HoldFilter(admin.SimpleListFilter):
+    """By what keeps the loop from acting."""
+
+    title = "hold"
+    parameter_name = "hold"
+
+    def lookups(self, request: HttpRequest, model_admin: Any) -> Iterable[tuple[str, str]]:
+        """Any hold, or one of them."""
+        return [("any", "Any hold"), *((hold.value, hold.value) for hold in Hold if hold)]
+
+    def queryset(self, request: HttpRequest, queryset: QuerySet[Cluster]) -> QuerySet[Cluster]:
+        """Those that are held."""
+        if not self.value():
+            return queryset
+        return queryset.exclude(hold="") if self.value() == "any" else queryset.filter(hold=self.value())
+
+
 @admin.register(Cluster)
 class ClusterAdmin(OperatorAdmin):
     """Engine clusters: looked at here, changed by their owners; an operator can see the plan and wake the loop."""
 
-    list_display = ("name", "organization", "phase", "facts", "region", "release", "generations", "due_at")
-    list_filter = ("lifecycle", AvailableFilter, StalledFilter, "region", "release", "stage", GoneFilter)
+    list_display = ("name", "organization", "phase", "facts", "hold", "region", "release", "generations", "due_at")
+    list_filter = (
+        "lifecycle",
+        AvailableFilter,
+        StalledFilter,
+        HoldFilter,
+        "is_on_trial",
+        ("drill_of", admin.EmptyFieldListFilter),
+        "region",
+        "release",
+        "stage",
+        GoneFilter,
+    )
     search_fields = ("name", "id", "organization__name")
     list_select_related = ("organization", "region", "plan_type", "release")
     ordering = ("-created_at",)
@@ -94,11 +123,39 @@ class ClusterAdmin(OperatorAdmin):
             "Wished",
             {"fields": ("lifecycle", "stage", "region", "plan_type", "channel", "release", "partitions")},
         ),
+        (
+            "On trial, and where its data came from",
+            {"fields": ("former_release", "is_on_trial", "trial_ends_at", "data_epoch", "data_source", "drill_of")},
+        ),
+        (
+            "Backups and drills",
+            {
+                "fields": (
+                    "backup_every_hours",
+                    "backups_kept",
+                    "backup_due_at",
+                    "drill_every_days",
+                    "drill_due_at",
+                )
+            },
+        ),
         ("Deletion", {"fields": ("is_protected", "delete_after", "deleted_at")}),
         ("Seen", {"fields": ("generations", "seen_at", "was_healthy", "endpoint_grpc", "endpoint_rest")}),
         (
             "The loop",
-            {"fields": ("due_at", "lease_epoch", "lease_expires_at", "failures", "start_attempts", "start_after")},
+            {
+                "fields": (
+                    "hold",
+                    "due_at",
+                    "claimed_at",
+                    "lease_epoch",
+                    "lease_expires_at",
+                    "deaths",
+                    "failures",
+                    "start_attempts",
+                    "start_after",
+                )
+            },
         ),
     )
 
@@ -108,7 +165,7 @@ class ClusterAdmin(OperatorAdmin):
         return selectors.with_operation(rows)
 
     def get_urls(self) -> list[URLPattern]:
-        """The object's two actions, before the catch-all of the object's own page."""
+        """The object's actions, before the catch-all of the object's own page."""
         wrap = self.admin_site.admin_view
         return [
             path("<uuid:cluster_id>/plan/", wrap(self.show_plan), name="provisioning_cluster_plan"),
@@ -116,6 +173,11 @@ class ClusterAdmin(OperatorAdmin):
                 "<uuid:cluster_id>/reconcile/",
                 wrap(require_POST(self.reconcile_now)),
                 name="provisioning_cluster_reconcile",
+            ),
+            path(
+                "<uuid:cluster_id>/release/",
+                wrap(require_POST(self.release_hold)),
+                name="provisioning_cluster_release",
             ),
             *super().get_urls(),
         ]
@@ -168,9 +230,19 @@ class ClusterAdmin(OperatorAdmin):
     def reconcile_now(self, request: HttpRequest, cluster_id: UUID) -> HttpResponse:
         """Make the cluster due; the loop does the rest."""
         row = self._row(cluster_id)
-        wakeups.wake(cluster_id)
+        wakeups.wake(cluster_id, is_by_hand=True)
         audit.record(operator_of(request), action="operator.cluster.woken", target=row)
         messages.success(request, f"{row.name} is due now. A worker takes its turn within seconds.")
+        return redirect("admin:provisioning_cluster_change", cluster_id)
+
+    def release_hold(self, request: HttpRequest, cluster_id: UUID) -> HttpResponse:
+        """Say that somebody has looked: what is wished of the cluster is done from here on."""
+        row = self._row(cluster_id)
+        if row.hold:
+            installation.release_hold(actor=operator_of(request), cluster=row)
+            messages.success(request, f"{row.name} is not held any more. A worker takes its turn within seconds.")
+        else:
+            messages.info(request, f"{row.name} was not held.")
         return redirect("admin:provisioning_cluster_change", cluster_id)
 
     def _row(self, cluster_id: UUID) -> Cluster:
@@ -213,48 +285,25 @@ class OperationAdmin(OperatorAdmin):
     inlines = (StepInline,)
 
 
-class CatalogueAdmin(OperatorAdmin):
-    """A page of the catalogue: rows may be added and changed; their keys stay, because clusters point at them."""
+@admin.register(Backup)
+class BackupAdmin(OperatorAdmin):
+    """What is known of backups; what they hold lies in the regions' stores."""
 
-    may_add = may_change = True
-    fixed: tuple[str, ...] = ("slug",)
-
-    def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """What must not change under the clusters that use it."""
-        return self.fixed if obj else ()
-
-
-@admin.register(Region)
-class RegionAdmin(CatalogueAdmin):
-    """Places for clusters."""
-
-    list_display = ("name", "slug", "backend", "domain", "is_open")
-    list_filter = ("is_open", "backend")
-    fixed = ("slug", "backend", "domain")
-
-
-@admin.register(PlanType)
-class PlanTypeAdmin(CatalogueAdmin):
-    """Sizes of clusters."""
-
-    list_display = ("name", "slug", "brokers", "partitions", "memory_mib", "heap_mib", "disk_mib", "is_offered")
-    list_filter = ("is_offered",)
-    fixed = ("slug", "brokers", "partitions", "replication_factor")
-
-
-@admin.register(Release)
-class ReleaseAdmin(CatalogueAdmin):
-    """Engine releases."""
-
-    list_display = ("version", "licence", "serves_rest", "coordinates", "is_offered")
-    list_filter = ("is_offered", "licence")
-    fixed = ("version", "coordinates", "sha256", "main_class")
-
-
-@admin.register(Channel)
-class ChannelAdmin(CatalogueAdmin):
-    """Lines of releases."""
-
-    list_display = ("name", "slug", "default_release")
-    list_select_related = ("default_release",)
-    filter_horizontal = ("releases",)
+    list_display = (
+        "number",
+        "cluster",
+        "organization",
+        "state",
+        "reason",
+        "release",
+        "created_at",
+        "finished_at",
+        "verified_at",
+        "recovery_seconds",
+        "loss_seconds",
+    )
+    list_filter = ("state", "reason", ("verified_at", admin.EmptyFieldListFilter), "cluster__region", "release")
+    search_fields = ("id", "number", "cluster__name", "cluster__id", "organization__name")
+    list_select_related = ("cluster", "organization", "release")
+    date_hierarchy = "created_at"
+    ordering = ("-created_at",)

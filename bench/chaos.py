@@ -1,0 +1,324 @@
+"""`make chaos`: random kills of everything, while several customers go on working; then nothing may be amiss.
+
+    python -m bench.chaos [--operations 300] [--kills 1000] [--seed 1] [--customers 4]
+
+Victims are web, worker, clock, watch, Redis, PostgreSQL and engine brokers, each with SIGKILL. The order of victims and
+of wishes follows from the seed; when which of them meet does not. What a process runner does in production, supervisor
+does here; one that gave up is told to go on.
+
+Afterwards: every wish is what is there, no broker runs twice or for nobody, the ledger of leftovers waits for nobody,
+and every accepted change has its audit event. Prints a table in Markdown; ends with 1 when anything was amiss.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from uuid import uuid4
+
+import psutil
+import requests
+
+from bench.figures import newcomer
+from embedded.accounts import service_account
+from embedded.doors import Visitor
+from embedded.environment import chosen_ports
+from embedded.errors import SetupError
+from embedded.home import Home, locate, purge
+from embedded.machine import Machine, furnish, running
+from embedded.supervision import PRODUCT, STORES, Supervisor
+
+PATIENCE_SECONDS = 900.0
+ENGINE = "engine"
+
+
+@dataclass
+class Tally:
+    """What happened, counted by whoever did it."""
+
+    kills: Counter[str] = field(default_factory=Counter)
+    operations: Counter[str] = field(default_factory=Counter)
+    outcomes: Counter[str] = field(default_factory=Counter)
+    refusals: Counter[str] = field(default_factory=Counter)
+    amiss: list[str] = field(default_factory=list)
+
+    @property
+    def asked(self) -> int:
+        """Accepted operations so far."""
+        return sum(self.operations.values())
+
+
+class Killer:
+    """Kills somebody again and again, in an order that follows from the seed."""
+
+    def __init__(self, machine: Machine, supervisor: Supervisor, tally: Tally, seed: int) -> None:
+        self._machine = machine
+        self._supervisor = supervisor
+        self._tally = tally
+        self._random = random.Random(f"kills {seed}")
+        self.stop = threading.Event()
+
+    def run(self, most: int, pause_seconds: float) -> None:
+        """Kill until told to stop, or until `most` are dead."""
+        while not self.stop.wait(self._random.uniform(0.2, 1.8) * pause_seconds):
+            victim = self._random.choice((*PRODUCT, *STORES, ENGINE))
+            number = self._pick_engine() if victim == ENGINE else self._pid_of(victim)
+            if number and sum(self._tally.kills.values()) < most:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(number, signal.SIGKILL)
+                    self._tally.kills[victim] += 1
+            self.revive()
+
+    def revive(self) -> None:
+        """Have the process runner go on with what it has given up."""
+        with contextlib.suppress(OSError, SetupError):
+            for name, state in self._supervisor.states().items():
+                if state in ("FATAL", "EXITED", "STOPPED"):
+                    self._supervisor.start((name,))
+
+    def _pid_of(self, name: str) -> int:
+        with contextlib.suppress(OSError):
+            return self._supervisor.pid_of(name)
+        return 0
+
+    def _pick_engine(self) -> int:
+        brokers = sorted(process.pid for process in brokers_of(self._machine))
+        return self._random.choice(brokers) if brokers else 0
+
+
+def brokers_of(machine: Machine) -> Iterator[psutil.Process]:
+    """Every engine process of this machine's region."""
+    for process in psutil.process_iter():
+        with contextlib.suppress(psutil.Error):
+            if process.name() == "java" and process.cwd().startswith(str(machine.home.region)):
+                yield process
+
+
+class Customer:
+    """A person who always wants something else, and asks until the answer is one."""
+
+    def __init__(self, visitor: Visitor, tally: Tally, seed: str, size: str) -> None:
+        self._visitor = visitor
+        self._tally = tally
+        self._random = random.Random(seed)
+        self._size = size
+        self.brokers = 3 if size == "resilient" else 1
+        self.clusters: dict[str, str] = {}
+
+    def work(self, is_enough: Callable[[], bool]) -> None:
+        """Wish one thing after the other, each when the one before has come to its end."""
+        while not is_enough():
+            kind, method, path, body = self._choose()
+            answer = self._ask(method, path, body)
+            if answer.status_code != requests.codes.accepted:
+                self._tally.refusals[f"{kind}: {answer.json().get('code', answer.status_code)}"] += 1
+                time.sleep(1.0)
+                continue
+            told = answer.json()
+            operation = told.get("operation", told)
+            self._tally.operations[kind] += 1
+            outcome = self._follow(operation["id"])
+            self._tally.outcomes[outcome] += 1
+            self._remember(kind, operation["cluster_id"])
+
+    def _choose(self) -> tuple[str, str, str, dict[str, Any] | None]:
+        """The next wish, one that makes sense for what there is."""
+        idle = list(self.clusters.items())
+        if not idle or (len(idle) < 2 and self._random.random() < 0.3):
+            wish = {"name": f"c-{uuid4().hex[:8]}", "stage": "dev", "region": "local", "channel": "next"}
+            return "create", "POST", "/clusters", {**wish, "plan_type": self._size, "release": "8.5.8"}
+        cluster_id, lifecycle = self._random.choice(idle)
+        at = f"/clusters/{cluster_id}"
+        if lifecycle == "suspended":
+            return self._random.choice([("resume", "POST", f"{at}/resume", None), self._deletion(at)])
+        other = "small-plus" if self._size == "small" else "resilient"
+        return self._random.choice(
+            [
+                ("suspend", "POST", f"{at}/suspend", None),
+                ("revoke access", "POST", f"{at}/revoke-access", None),
+                ("resize", "POST", f"{at}/resize", {"plan_type": other}),
+                ("back up", "POST", f"{at}/backups", None),
+                ("back up", "POST", f"{at}/backups", None),
+                ("upgrade", "POST", f"{at}/upgrade", {"release": "8.6.0"}),
+                self._restore(cluster_id, at),
+                self._deletion(at),
+            ]
+        )
+
+    @staticmethod
+    def _deletion(at: str) -> tuple[str, str, str, None]:
+        return ("delete", "DELETE", f"{at}?purge=true", None)
+
+    def _restore(self, cluster_id: str, at: str) -> tuple[str, str, str, dict[str, Any] | None]:
+        answer = self._ask("GET", f"{at}/backups", None)
+        done = [one["id"] for one in answer.json()["items"] if one["state"] == "completed"] if answer.ok else []
+        if not done:
+            return ("back up", "POST", f"{at}/backups", None)
+        return ("restore a backup", "POST", f"{at}/restore-backup", {"backup": self._random.choice(done)})
+
+    def _ask(self, method: str, path: str, body: dict[str, Any] | None) -> requests.Response:
+        """Ask until there is an answer; the key makes it one change, however often it arrives."""
+        key = {"Idempotency-Key": uuid4().hex} if method != "GET" else {}
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while True:
+            with contextlib.suppress(requests.RequestException):
+                answer = self._visitor.request(method, path, body, headers=key)
+                if answer.status_code < requests.codes.internal_server_error:
+                    return answer
+                if answer.status_code == requests.codes.internal_server_error:
+                    self._tally.amiss.append(f"{method} {path} answered 500")
+            if time.monotonic() > deadline:
+                raise SetupError(f"{method} {path} was not answered within {PATIENCE_SECONDS:.0f} s.")
+            time.sleep(0.5)
+
+    def _follow(self, operation_id: str) -> str:
+        """Wait for an operation's end; one that failed is tried again as a person would."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while time.monotonic() < deadline:
+            operation = self._ask("GET", f"/operations/{operation_id}", None).json()
+            if operation["state"] == "failed" and operation["can_retry"]:
+                self._ask("POST", f"/operations/{operation_id}/retry", None)
+            elif operation["state"] in ("succeeded", "failed", "cancelled"):
+                code = (operation["error"] or {}).get("code", "")
+                return f"{operation['state']} {code}".strip()
+            time.sleep(1.0)
+        self._tally.amiss.append(f"operation {operation_id} did not end: {operation['waits_for']}")
+        return "endless"
+
+    def _remember(self, kind: str, cluster_id: str) -> None:
+        if kind == "delete":
+            self.clusters.pop(cluster_id, None)
+        else:
+            answer = self._ask("GET", f"/clusters/{cluster_id}", None)
+            if answer.ok:
+                self.clusters[cluster_id] = answer.json()["lifecycle"]
+
+    def come_to_rest(self) -> None:
+        """Wait until every cluster is as it is wished."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        for cluster_id, lifecycle in self.clusters.items():
+            wanted = "healthy" if lifecycle == "running" else "suspended"
+            while (phase := self._ask("GET", f"/clusters/{cluster_id}", None).json()["phase"]) != wanted:
+                if time.monotonic() > deadline:
+                    self._tally.amiss.append(f"cluster {cluster_id} is {phase}, not {wanted}")
+                    break
+                time.sleep(1.0)
+
+
+def main() -> int:
+    """Bring a product up in a folder of its own, disturb it, judge it, print, and remove it."""
+    told = _arguments()
+    folder = Path(tempfile.mkdtemp(prefix="flowplane-chaos-", dir="/tmp"))
+    folder.chmod(0o755)
+    home = Home(folder / "home", locate().cache, service_account())
+    machine = furnish(home, chosen_ports())
+    tally = Tally()
+    try:
+        with running(machine, lambda _title: contextlib.nullcontext()) as supervisor:
+            customers = [
+                Customer(newcomer(machine), tally, f"{told.seed} {number}", "resilient" if number == 0 else "small")
+                for number in range(told.customers)
+            ]
+            seconds = _disturb(machine, supervisor, customers, tally, told)
+            for customer in customers:
+                customer.come_to_rest()
+            tally.amiss += _judge(machine, customers)
+    finally:
+        if not tally.amiss:
+            purge(home)
+            folder.rmdir()
+    _show(tally, seconds, told)
+    if tally.amiss:
+        print(f"Everything was left for you at {folder}.")
+    return 1 if tally.amiss else 0
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--operations", type=int, default=300)
+    parser.add_argument("--kills", type=int, default=1000)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--customers", type=int, default=4)
+    parser.add_argument("--pause", type=float, default=2.0, help="seconds between two kills, on average")
+    return parser.parse_args()
+
+
+def _disturb(
+    machine: Machine, supervisor: Supervisor, customers: list[Customer], tally: Tally, told: argparse.Namespace
+) -> float:
+    """Let everybody work under kills until enough was asked for and enough are dead; how long that took, in seconds."""
+    killer = Killer(machine, supervisor, tally, told.seed)
+
+    def is_enough() -> bool:
+        return bool(tally.asked >= told.operations and sum(tally.kills.values()) >= told.kills)
+
+    began = time.monotonic()
+    deaths = threading.Thread(target=killer.run, args=[told.kills, told.pause])
+    deaths.start()
+    workers = [threading.Thread(target=customer.work, args=[is_enough]) for customer in customers]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join()
+    killer.stop.set()
+    deaths.join()
+    killer.revive()
+    return time.monotonic() - began
+
+
+def _judge(machine: Machine, customers: list[Customer]) -> list[str]:
+    """What is amiss now that everything has come to rest."""
+    amiss = []
+    per_cluster = Counter(
+        part for process in brokers_of(machine) for part in Path(process.cwd()).parts if _is_known(part, customers)
+    )
+    strangers = [
+        process.pid
+        for process in brokers_of(machine)
+        if not any(_is_known(part, customers) for part in Path(process.cwd()).parts)
+    ]
+    if strangers:
+        amiss.append(f"engines that nobody wishes: {strangers}")
+    for customer in customers:
+        for cluster_id, lifecycle in customer.clusters.items():
+            wanted = 0 if lifecycle == "suspended" else customer.brokers
+            if per_cluster[cluster_id] != wanted:
+                amiss.append(f"cluster {cluster_id} has {per_cluster[cluster_id]} brokers and should have {wanted}")
+    argv = [sys.executable, "-m", "bench.chaos_inside"]
+    seen = subprocess.run(argv, env=machine.environment("system"), capture_output=True, text=True, check=False)
+    return [*amiss, *seen.stdout.splitlines(), *([] if seen.returncode == 0 else [seen.stderr[-2000:]])]
+
+
+def _is_known(part: str, customers: list[Customer]) -> bool:
+    return any(part in customer.clusters for customer in customers)
+
+
+def _show(tally: Tally, seconds: float, told: argparse.Namespace) -> None:
+    print(f"seed {told.seed}: {tally.asked} operations, {sum(tally.kills.values())} kills, {seconds:.0f} s")
+    for title, counts in (
+        ("killed", tally.kills),
+        ("asked for", tally.operations),
+        ("came out", tally.outcomes),
+        ("refused", tally.refusals),
+    ):
+        print(f"- {title}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
+    print(f"- amiss: {len(tally.amiss)}")
+    for sentence in tally.amiss:
+        print(f"  - {sentence}")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

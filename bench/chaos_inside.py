@@ -1,0 +1,56 @@
+"""What `bench.chaos` asks of the account database at the end: one line for everything that is amiss."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections import Counter
+from collections.abc import Iterator
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup()
+
+from django.db.models.functions import Now  # noqa: E402 - settings first
+
+from provisioning import sweeper  # noqa: E402
+from provisioning.models import Cluster, Leftover, Operation  # noqa: E402
+from provisioning.states import OPEN_STATES, LeftoverState  # noqa: E402
+from tenants.models import AuditEvent  # noqa: E402
+
+
+def findings() -> Iterator[str]:
+    """One sentence for each thing that is not as it should be."""
+    sweeper.take_inventories()
+    for entry in Leftover.objects.filter(state=LeftoverState.FOUND):
+        yield f"in the region and nobody's: {entry} {entry.found}"
+    for row in Operation.objects.filter(state__in=OPEN_STATES, cluster__drill_of=None):
+        yield f"operation {row.pk} ({row.kind}) is still {row.state}"
+    for cluster in Cluster.objects.live().exclude(hold=""):
+        yield f"cluster {cluster.pk} is held: {cluster.hold}"
+    for cluster in Cluster.objects.live().filter(is_on_trial=True):
+        yield f"cluster {cluster.pk} is still on trial"
+    for cluster in Cluster.objects.live().filter(lease_expires_at__lt=Now()):
+        yield f"cluster {cluster.pk} has a lease that nobody gave back"
+    yield from _audit_gaps()
+
+
+def _audit_gaps() -> Iterator[str]:
+    """Every change that a person asked for has one audit event, and every event its change."""
+    asked = Counter(
+        (str(row.cluster_id), row.kind)
+        for row in Operation.objects.exclude(actor_kind="system").only("cluster", "kind")
+    )
+    told = Counter(
+        (event.target_id, event.action.removeprefix("cluster.").removesuffix("_requested"))
+        for event in AuditEvent.objects.filter(action__startswith="cluster.", action__endswith="_requested")
+    )
+    for key in asked.keys() | told.keys():
+        if asked[key] != told[key]:
+            yield f"{key} was asked for {asked[key]} times and audited {told[key]} times"
+
+
+if __name__ == "__main__":
+    for sentence in findings():
+        sys.stdout.write(sentence + "\n")

@@ -1,0 +1,107 @@
+"""Ask a running engine for something: brokers in or out, leaders spread, a backup. On a broker's management port."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import urllib3
+from urllib3.exceptions import HTTPError
+
+from common.errors import Permanent, Temporary
+from provisioning.backends.local.configuration import LOOPBACK
+from provisioning.spec import Work
+
+# Reading a backup's state asks every partition's leader, and those ask the store.
+TIMEOUT = urllib3.Timeout(connect=1.0, read=10.0)
+CONFLICT, NOT_FOUND = 409, 404
+_STATES = {"COMPLETED": Work.DONE, "IN_PROGRESS": Work.RUNNING, "INCOMPLETE": Work.RUNNING, "FAILED": Work.FAILED}
+
+_http = urllib3.PoolManager(num_pools=16, maxsize=1, retries=False, timeout=TIMEOUT)
+
+
+@dataclass(frozen=True, slots=True)
+class BackupState:
+    """What the engine says of one backup; `is_whole` is False while a partition has no part in it."""
+
+    work: Work
+    is_whole: bool
+
+
+class EngineAdmin:
+    """One broker's management interface, which speaks for the whole engine.
+
+    Every method raises `Temporary` when it does not answer, or says that it cannot now.
+    """
+
+    def __init__(self, management_port: int) -> None:
+        self._base = f"http://{LOOPBACK}:{management_port}/actuator"
+
+    def rescale(self, nodes: Iterable[int], *, replication_factor: int) -> None:
+        """Ask the engine to work with exactly these brokers. One change at a time: another one goes on first.
+
+        The factor is said each time: after a change that came to nothing, the engine would guess it from what is left.
+
+        Raises:
+            Permanent: the engine can never do that.
+        """
+        body = [str(node) for node in nodes]
+        status, answer = self._ask("POST", f"cluster/brokers?replicationFactor={replication_factor}", body)
+        if status != CONFLICT:
+            _require(status, answer, "The engine refuses to work with that number of brokers.")
+
+    def rebalance(self) -> None:
+        """Ask the engine to make the preferred broker of each partition its leader."""
+        status, answer = self._ask("POST", "rebalance", None)
+        _require(status, answer, "The engine refuses to spread its leaders.")
+
+    def begin_backup(self, number: int) -> bool:
+        """Ask for a backup; False when the engine has had this number, or a higher one, before.
+
+        Raises:
+            Permanent: the engine can never do that.
+        """
+        status, answer = self._ask("POST", "backups", {"backupId": number})
+        if status == CONFLICT:
+            return False
+        _require(status, answer, "The engine refuses to take a backup.")
+        return True
+
+    def backup_state(self, number: int) -> BackupState | None:
+        """Return how far a backup is, None when there is none of that number."""
+        status, answer = self._ask("GET", f"backups/{number}", None)
+        if status == NOT_FOUND:
+            return None
+        _require(status, answer, "The engine does not say how far the backup is.")
+        return _judge(answer)
+
+    def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
+        try:
+            response = _http.request(method, f"{self._base}/{path}", json=body, redirect=False)
+        except HTTPError as error:
+            raise Temporary("The engine does not answer.", internal=repr(error)) from error
+        try:
+            return response.status, response.json()
+        except ValueError:
+            return response.status, {}
+
+
+def _judge(answer: Any) -> BackupState:
+    """Work it out from the parts: the engine calls a backup incomplete both before and after all hope is gone."""
+    parts = answer.get("details") or () if isinstance(answer, Mapping) else ()
+    states = {str(part.get("state")) for part in parts}
+    if "FAILED" in states:
+        return BackupState(Work.FAILED, is_whole=False)
+    work = _STATES.get(str(answer.get("state")), Work.RUNNING)
+    return BackupState(work, is_whole=bool(states) and "DOES_NOT_EXIST" not in states)
+
+
+def _require(status: int, answer: Any, sentence: str) -> None:
+    """Raise unless it was done: what the engine said is for our logs, in its words there may be anything."""
+    if status < 300:
+        return
+    internal = f"{status} {str(answer)[:500]}"
+    if status >= 500 or status in {408, 429}:
+        raise Temporary(sentence, internal=internal)
+    raise Permanent(sentence, internal=internal)

@@ -1,0 +1,101 @@
+"""Restore drills: a throw-away cluster is started on a backup, and what that took is kept with the backup."""
+
+from __future__ import annotations
+
+from datetime import datetime
+from uuid import UUID
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from common.errors import NotFound
+from provisioning.errors import BackupNotUsable, ChangeUnderWay
+from provisioning.models import Backup, Cluster, Operation
+from provisioning.services import backups
+from provisioning.services.operations import make_due, open_operation, supersede_operations
+from provisioning.services.rules import foresee_creation
+from provisioning.spec import Lifecycle
+from provisioning.states import BackupState, OperationKind, Stage, StepKind
+from tenants import audit
+from tenants import services as tenancy
+from tenants.actor import SYSTEM, Actor
+from tenants.roles import Permission
+
+
+@transaction.atomic
+def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
+    """Prove a backup: start a copy of it, wait until it is healthy, note how long that took, and remove the copy.
+
+    The copy takes no place of the plan's and nobody has access to it.
+
+    Raises:
+        NotFound: no such backup in the organization.
+        BackupNotUsable: it is not complete.
+        ChangeUnderWay: it is being proven already.
+    """
+    actor.require(Permission.CLUSTERS_WRITE)
+    rows = Backup.objects.for_organization(actor.organization).select_for_update(of=("self",), no_key=True)
+    backup = rows.select_related("cluster__plan_type", "release").filter(pk=backup_id).first()
+    if backup is None:
+        raise NotFound("There is no such backup in this organization.")
+    if backup.state != BackupState.COMPLETED:
+        raise BackupNotUsable("Only a complete backup can be proven.")
+    if Cluster.objects.live().filter(drill_of=backup).exists():
+        raise ChangeUnderWay("This backup is being proven already.")
+    row = _copy_of(backup)
+    row.audience = tenancy.open_audience(organization_id=row.organization_id, audience_id=row.pk)
+    row.save(force_insert=True)
+    changes = {"data_source": [None, str(backup.pk)]}
+    operation = open_operation(actor, row, OperationKind.CREATE, foresee_creation(row), changes)
+    audit.record(actor, action="backup.drill_requested", target=backup)
+    return operation
+
+
+def _copy_of(backup: Backup) -> Cluster:
+    source = backup.cluster
+    return Cluster(
+        organization_id=backup.organization_id,
+        name=f"drill {backup.number} {backup.pk.hex[:6]}",
+        stage=Stage.TEST.value,
+        region_id=source.region_id,
+        plan_type=source.plan_type,
+        channel_id=source.channel_id,
+        release=backup.release,
+        partitions=backup.partitions,
+        data_epoch=1,
+        data_source=backup,
+        drill_of=backup,
+    )
+
+
+def conclude(row: Cluster, now: datetime) -> None:
+    """The copy is healthy: note what the drill showed, and have the copy removed."""
+    assert row.drill_of_id is not None, "only of a drill's copy"
+    backup = Backup.objects.get(pk=row.drill_of_id)
+    backups.note_drill(
+        backup.pk,
+        recovery_seconds=(now - row.created_at).total_seconds(),
+        taken_before_seconds=(row.created_at - backup.created_at).total_seconds(),
+    )
+    end(row)
+
+
+def end(row: Cluster, *, error_code: str = "superseded", sentence: str = "The drill is over.") -> Operation:
+    """Have a drill's copy removed; what is said of the operation that is in progress, if there is one."""
+    Cluster.objects.filter(pk=row.pk).update(
+        lifecycle=Lifecycle.DELETED.value, delete_after=Now(), spec_generation=F("spec_generation") + 1
+    )
+    row.refresh_from_db(fields=["lifecycle", "spec_generation"])
+    make_due(row)
+    supersede_operations(row, error_code=error_code, sentence=sentence)
+    return open_operation(SYSTEM, row, OperationKind.DELETE, (StepKind.REMOVE, StepKind.CLOSE), {})
+
+
+def note_failure(row: Cluster, sentence: str) -> None:
+    """The copy could not be started: that is what the backup is worth, and the copy is removed."""
+    assert row.drill_of_id is not None, "only of a drill's copy"
+    Backup.objects.filter(pk=row.drill_of_id).update(
+        verified_at=None, recovery_seconds=None, loss_seconds=None, error_message=f"The last drill failed. {sentence}"
+    )
+    end(row)

@@ -1,0 +1,100 @@
+"""What this database knows of itself: its beat, and what follows when it turns out to be an older copy."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import F
+from django.db.models.functions import Now
+
+from provisioning.models import Cluster, Installation
+from provisioning.states import Hold
+from tenants import audit
+from tenants import selectors as tenancy_read
+from tenants.actor import SYSTEM, Actor
+
+# A copy older than this is told apart all the same; only the list of credentials is not complete any more.
+REMEMBERED = timedelta(days=30)
+MAX_REMEMBERED = 5000
+
+
+def beat() -> int:
+    """Count up, and return the count. Two statements."""
+    if not Installation.objects.filter(pk=1).update(beat=F("beat") + 1):
+        Installation.objects.get_or_create(pk=1, defaults={"beat": 1})
+    return Installation.objects.values_list("beat", flat=True).get(pk=1)
+
+
+def register() -> dict[str, Any]:
+    """What every region is to remember of this database: its beat and who was given access lately. No secret."""
+    issued = tenancy_read.credentials_issued_within(REMEMBERED, limit=MAX_REMEMBERED)
+    return {"beat": beat(), "credentials": issued}
+
+
+def is_set_back() -> bool:
+    """Whether the database was found to be an older copy, and no operator has said that it may go on."""
+    return Installation.objects.filter(set_back_at__isnull=False).exists()
+
+
+def compare(remembered: Mapping[str, Any]) -> bool:
+    """Hold everything back when a region remembers a later beat than this database has; True when it does.
+
+    Read the region first: whatever it remembers was this database's own beat before that moment.
+    """
+    own = Installation.objects.filter(pk=1).values_list("beat", flat=True).first() or 0
+    seen = int(remembered.get("beat", 0))
+    if seen <= own:
+        return False
+    set_back(remembered)
+    return True
+
+
+@transaction.atomic
+def set_back(remembered: Mapping[str, Any] | None = None) -> None:
+    """This database is an older copy: touch nothing in any region until it is seen that wish and region agree.
+
+    Clusters for which nothing is to be done go on by themselves; all others, and every removal, wait for an operator.
+    """
+    Installation.objects.get_or_create(pk=1)
+    row = Installation.objects.select_for_update().get(pk=1)
+    row.set_back_at = Now()
+    row.beat = max(row.beat, int((remembered or {}).get("beat", 0)))
+    row.report = _report(remembered or {}, row.report)
+    row.save()
+    Cluster.objects.live().update(
+        hold=Hold.SET_BACK.value, due_at=Now(), lease_epoch=F("lease_epoch") + 1, lease_expires_at=None
+    )
+    row.refresh_from_db()
+    audit.record(SYSTEM, action="installation.set_back", target=row)
+
+
+def _report(remembered: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
+    """Credentials that a region knows and we do not: whoever holds one gets no further token."""
+    known = tenancy_read.known_client_ids(one["client_id"] for one in remembered.get("credentials", ()))
+    lost = [one for one in remembered.get("credentials", ()) if one["client_id"] not in known]
+    before = [one for one in earlier.get("credentials", ()) if one not in lost]
+    return {"credentials": [*before, *lost]}
+
+
+@transaction.atomic
+def acknowledge(*, actor: Actor) -> None:
+    """An operator has read the report: removals may go on. Clusters that differ stay held, one by one."""
+    row = Installation.objects.select_for_update().get(pk=1)
+    row.set_back_at = None
+    row.save(update_fields=["set_back_at"])
+    audit.record(actor, action="operator.installation.acknowledged", target=row)
+
+
+@transaction.atomic
+def release_hold(*, actor: Actor, cluster: Cluster) -> None:
+    """An operator has looked: what is wished of this cluster is to be done."""
+    Cluster.objects.filter(pk=cluster.pk).update(hold=Hold.NONE.value, due_at=Now(), failures=0)
+    audit.record(actor, action="operator.cluster.released", target=cluster, changes={"hold": (cluster.hold, "")})
+
+
+def report() -> Installation | None:
+    """The installation's own row. One query."""
+    return Installation.objects.filter(pk=1).first()

@@ -1,0 +1,99 @@
+"""Backups and drills that come round by themselves. A period is claimed in the database, so that it runs once."""
+
+from __future__ import annotations
+
+import logging
+from datetime import timedelta
+from typing import Any
+
+from django.db import transaction
+from django.db.models import Exists, F, OuterRef
+from django.db.models.functions import Now
+
+from common.errors import ControlPlaneError
+from provisioning.models import Backup, Cluster, Operation
+from provisioning.services import drills
+from provisioning.services.wishes import back_up_cluster
+from provisioning.spec import Lifecycle
+from provisioning.states import OPEN_STATES, BackupReason, BackupState
+from tenants.actor import Actor, PrincipalKind
+from tenants.roles import Permission
+
+logger = logging.getLogger(__name__)
+
+BATCH = 50
+
+# A drill's copy that found no room, or does not come up, is given up.
+DRILL_PATIENCE = timedelta(hours=1)
+
+
+def start_due_backups() -> int:
+    """Begin the backups whose time has come; a cluster that is busy with something else has its turn an hour later.
+
+    Returns how many were begun.
+    """
+    due = _resting("backup_due_at").values("pk", "organization_id", "backup_every_hours", "backup_due_at")
+    return sum(_start_backup(row) for row in due[:BATCH])
+
+
+def _start_backup(row: dict[str, Any]) -> bool:
+    with transaction.atomic():
+        following = Now() + timedelta(hours=row["backup_every_hours"])
+        claimed = Cluster.objects.filter(pk=row["pk"], backup_due_at=row["backup_due_at"])
+        if not claimed.update(backup_due_at=following):
+            return False
+    try:
+        back_up_cluster(actor=_clock(row), cluster_id=row["pk"], reason=BackupReason.SCHEDULED)
+    except ControlPlaneError as error:
+        logger.warning("a scheduled backup was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
+        Cluster.objects.filter(pk=row["pk"]).update(backup_due_at=Now() + timedelta(hours=1))
+        return False
+    return True
+
+
+def start_due_drills() -> int:
+    """Begin the drills whose time has come, each on its cluster's newest backup. Returns how many were begun."""
+    due = _resting("drill_due_at").values("pk", "organization_id", "drill_every_days", "drill_due_at")
+    return sum(_start_drill(row) for row in due[:BATCH])
+
+
+def _start_drill(row: dict[str, Any]) -> bool:
+    following = Now() + timedelta(days=row["drill_every_days"])
+    claimed = Cluster.objects.filter(pk=row["pk"], drill_due_at=row["drill_due_at"])
+    newest = Backup.objects.filter(cluster=row["pk"], state=BackupState.COMPLETED).order_by("-number").first()
+    if not claimed.update(drill_due_at=following) or newest is None:
+        return False
+    try:
+        drills.drill_backup(actor=_clock(row), backup_id=newest.pk)
+    except ControlPlaneError as error:
+        logger.warning("a scheduled drill was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
+        return False
+    return True
+
+
+def end_stale_drills() -> int:
+    """Give up drills whose copy did not come up. Returns how many."""
+    stale = Cluster.objects.live().filter(drill_of__isnull=False, created_at__lt=Now() - DRILL_PATIENCE)
+    rows = list(stale.exclude(lifecycle=Lifecycle.DELETED))
+    for row in rows:
+        with transaction.atomic():
+            drills.note_failure(row, "Its copy was not healthy within an hour.")
+    return len(rows)
+
+
+def _resting(field: str) -> Any:
+    """Running clusters with nothing in progress whose `field` has come, longest due first."""
+    busy = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
+    rows = Cluster.objects.live().filter(lifecycle=Lifecycle.RUNNING, hold="", drill_of=None)
+    return rows.filter(~Exists(busy), **{f"{field}__lte": Now()}).order_by(F(field))
+
+
+def _clock(row: dict[str, Any]) -> Actor:
+    """The system, acting inside a cluster's organization because its schedule says so."""
+    return Actor(
+        kind=PrincipalKind.SYSTEM,
+        principal_id="",
+        label="Schedule",
+        organization_id=row["organization_id"],
+        permissions=frozenset({Permission.CLUSTERS_READ, Permission.CLUSTERS_WRITE}),
+    )

@@ -1,0 +1,182 @@
+"""What the whole product does while a part of it is broken: nothing is lost, and everybody is told a sentence."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from typing import Any
+from uuid import uuid4
+
+import psycopg
+import pytest
+import requests
+
+from embedded.database import superuser_address
+from embedded.doors import wait_for
+from tests.e2e.stack import Customer, Stack
+
+pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
+
+
+@pytest.fixture(scope="module")
+def customer(stack: Stack) -> Customer:
+    return stack.customer()
+
+
+@pytest.fixture(scope="module")
+def cluster(customer: Customer) -> Iterator[dict[str, Any]]:
+    made = customer.create_cluster()
+    customer.finished(made["operation"])
+    yield customer.until(made["cluster"]["id"], "healthy")
+    customer.finished(customer.api("DELETE", f"/clusters/{made['cluster']['id']}?purge=true"))
+
+
+def superuser(stack: Stack, database: str = "flowplane") -> psycopg.Connection:
+    address = superuser_address(stack.home).replace("dbname=postgres", f"dbname={database}")
+    return psycopg.connect(address, autocommit=True)
+
+
+def drop_connections(stack: Stack) -> None:
+    """End every session of ours, as a failover or an impatient administrator does."""
+    with superuser(stack, "postgres") as admin:
+        admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'flowplane_%'")
+
+
+@contextlib.contextmanager
+def altered(stack: Stack, change: str, back: str) -> Iterator[None]:
+    """Change the database for new sessions for the length of the block, and have everybody begin one."""
+    with superuser(stack, "postgres") as admin:
+        admin.execute(change)
+    drop_connections(stack)
+    try:
+        yield
+    finally:
+        with superuser(stack, "postgres") as admin:
+            admin.execute(back)
+        drop_connections(stack)
+
+
+def api_client(stack: Stack, customer: Customer) -> dict[str, str]:
+    """The header of a program that may read and write clusters; reading with it writes nothing."""
+    wish = {"name": f"faults-{uuid4().hex[:6]}", "scopes": ["clusters:read", "clusters:write"]}
+    made = customer.api("POST", "/api-credentials", wish)
+    answer = requests.post(
+        f"{stack.public_url}/oauth/token",
+        data={"grant_type": "client_credentials"},
+        auth=(made["client_id"], made["client_secret"]),
+        timeout=30,
+    )
+    assert answer.ok, answer.text
+    return {"Authorization": f"Bearer {answer.json()['access_token']}"}
+
+
+def call(stack: Stack, header: dict[str, str], method: str, path: str, body: Any = None) -> requests.Response:
+    return requests.request(method, f"{stack.public_url}/api/v1{path}", headers=header, json=body, timeout=30)
+
+
+def assert_told_to_wait(answer: requests.Response, code: str) -> None:
+    assert answer.status_code == 503, answer.text
+    assert int(answer.headers["Retry-After"]) > 0
+    assert answer.json()["code"] == code
+
+
+def test_a_read_only_database_is_read(stack: Stack, customer: Customer, cluster: dict[str, Any]) -> None:
+    header, at = api_client(stack, customer), f"/clusters/{cluster['id']}"
+    change = "ALTER DATABASE flowplane SET default_transaction_read_only = on"
+    with altered(stack, change, "ALTER DATABASE flowplane RESET default_transaction_read_only"):
+        read = wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=30, what="A reading answer")
+        assert read.json()["phase"] == "healthy"
+        assert_told_to_wait(call(stack, header, "PATCH", at, {"name": "changed"}), "read_only")
+        assert_told_to_wait(call(stack, header, "POST", f"{at}/suspend"), "read_only")
+    wait_for(lambda: _ok(call(stack, header, "PATCH", at, {"name": "changed"})), seconds=30, what="The change")
+    wait_for(lambda: True if stack.is_complete() else None, seconds=60, what="Every process of ours")
+
+
+def _ok(answer: requests.Response) -> requests.Response | None:
+    return answer if answer.ok else None
+
+
+@pytest.mark.parametrize("state", ["53100", "40001", "40P01"], ids=["disk full", "serialization failure", "deadlock"])
+def test_a_statement_that_the_database_refuses_leaves_nothing_half_done(
+    stack: Stack, customer: Customer, cluster: dict[str, Any], state: str
+) -> None:
+    """The real refusals of a real server, asked for by a trigger: the operation's row is the last that is written."""
+    name = f"half-{uuid4().hex[:8]}"
+    wish = {"name": name, "stage": "dev", "region": "local", "plan_type": "small", "channel": "stable"}
+    with superuser(stack) as admin:
+        admin.execute(
+            "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
+            f"$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$"
+        )
+        admin.execute(
+            "CREATE TRIGGER refuse BEFORE INSERT ON provisioning_operation FOR EACH ROW EXECUTE FUNCTION refuse()"
+        )
+        try:
+            assert_told_to_wait(customer.request("POST", "/clusters", wish), "unavailable")
+        finally:
+            admin.execute("DROP FUNCTION refuse() CASCADE")
+    assert name not in [one["name"] for one in customer.api("GET", "/clusters")["items"]]
+    made = customer.api("POST", "/clusters", wish)
+    customer.finished(made["operation"])
+    customer.finished(customer.api("DELETE", f"/clusters/{made['cluster']['id']}?purge=true"))
+
+
+def test_a_database_without_a_free_connection_answers_503_and_comes_back_by_itself(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    header, at = api_client(stack, customer), f"/clusters/{cluster['id']}"
+    with altered(stack, "ALTER ROLE flowplane_app CONNECTION LIMIT 0", "ALTER ROLE flowplane_app CONNECTION LIMIT -1"):
+        assert_told_to_wait(call(stack, header, "GET", at), "unavailable")
+    wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=30, what="An answer")
+
+
+def test_a_database_killed_in_the_middle_loses_no_accepted_change(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    accepted = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
+    os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
+
+    def ended() -> dict[str, Any] | None:
+        with contextlib.suppress(requests.RequestException):
+            answer = customer.request("GET", f"/operations/{accepted['id']}")
+            return answer.json() if answer.ok and answer.json()["state"] == "succeeded" else None
+        return None
+
+    wait_for(ended, seconds=120, what="The suspension's end")
+    customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
+    customer.until(cluster["id"], "healthy")
+
+
+def test_a_broker_that_forgets_everything_loses_nothing(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    cli = stack.machine.parts.redis / "redis-cli"
+    operation = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
+    for _ in range(20):
+        subprocess.run([cli, "-s", stack.home.broker_socket, "FLUSHALL"], check=True, capture_output=True)
+        time.sleep(0.1)
+    assert customer.finished(operation, seconds=60)["state"] == "succeeded"
+    customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
+
+
+def test_a_worker_that_overslept_its_lease_does_no_harm(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    """Frozen wherever it happens to be, past its lease of 20 s, while the clock takes over; then it wakes up."""
+    worker = stack.supervisor.pid_of("worker")
+    operation = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
+    os.kill(worker, signal.SIGSTOP)
+    try:
+        assert customer.finished(operation, seconds=120)["state"] == "succeeded"
+        resumed = customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"), seconds=120)
+        assert resumed["state"] == "succeeded"
+        before = stack.engines(cluster["id"])
+    finally:
+        os.kill(worker, signal.SIGCONT)
+    time.sleep(3)
+    assert stack.engines(cluster["id"]) == before
+    customer.until(cluster["id"], "healthy")

@@ -1,0 +1,117 @@
+"""Worker processes that die where a test wants them to: forked, killed for real, on committed rows.
+
+The region lives in a folder, so that what a killed worker began in it stays begun.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from datetime import timedelta
+from enum import StrEnum
+from typing import Any
+from unittest.mock import patch
+from uuid import UUID
+
+from django.db import connection
+from django.db.models import F
+from django.db.models.functions import Now
+
+from provisioning import executor, reconciler, services
+from provisioning.models import Cluster
+from tests.provisioning.shared_region import SharedRegion
+
+
+class Point(StrEnum):
+    """Where in a turn the worker dies."""
+
+    BEFORE_CALL = "before_call"
+    AFTER_CALL = "after_call"
+    BEFORE_RECORD = "before_record"
+    AFTER_RECORD = "after_record"
+
+
+def facts_of(region: SharedRegion, cluster_id: UUID) -> dict[str, Any]:
+    """What is there of a cluster in the end, without how often it was tried."""
+    cluster = region.read().clusters.get(cluster_id)
+    if cluster is None:
+        return {}
+    kept = {one.name: getattr(cluster, one.name) for one in fields(cluster) if one.name not in _HISTORY}
+    brokers = {node: (one.running, one.release, one.former) for node, one in cluster.brokers.items()}
+    return {**kept, "brokers": brokers, "endpoint": bool(cluster.endpoint), "restored": len(cluster.restored)}
+
+
+_HISTORY = ("starts", "last_exit", "backups", "card")
+
+
+NOTHING = services.TurnOutcome(None, None)
+
+
+def take_turn(cluster_id: UUID) -> services.TurnOutcome:
+    """Take the cluster's next turn here, and return what came of it."""
+    outcomes: list[services.TurnOutcome] = []
+    record = services.record_turn
+
+    def note(subject: Any, outcome: services.TurnOutcome) -> None:
+        outcomes.append(outcome)
+        record(subject, outcome)
+
+    let_come(cluster_id)
+    with patch.object(services, "record_turn", note):
+        reconciler.turn(cluster_id)
+    return outcomes[0] if outcomes else NOTHING
+
+
+def let_come(cluster_id: UUID) -> None:
+    """Pass the time that has to pass before the next turn, a dead worker's lease included."""
+    past = Now() - timedelta(seconds=1)
+    rows = Cluster.objects.filter(pk=cluster_id, deleted_at=None)
+    rows.update(due_at=past, lease_expires_at=None, start_after=F("start_after") - timedelta(minutes=10))
+
+
+def die_in_turn(cluster_id: UUID, point: Point) -> None:
+    """Take the cluster's next turn in a process that is killed at this point."""
+    let_come(cluster_id)
+    connection.close()
+    child = os.fork()
+    if child == 0:
+        _die(cluster_id, point)
+    _, status = os.waitpid(child, 0)
+    act_as_system()
+    assert os.WIFSIGNALED(status), "the worker came to its end"
+    assert os.WTERMSIG(status) == signal.SIGKILL
+
+
+def _die(cluster_id: UUID, point: Point) -> None:
+    """Never returns: not as a copy of the test run either."""
+    try:
+        act_as_system()
+        with _deadly(point):
+            reconciler.turn(cluster_id)
+    finally:
+        # Reached when the point was not on the way, or something broke: the parent sees that nobody was killed.
+        os._exit(1)
+
+
+@contextmanager
+def _deadly(point: Point) -> Iterator[None]:
+    module: Any = executor if point in (Point.BEFORE_CALL, Point.AFTER_CALL) else services
+    name = "execute" if module is executor else "record_turn"
+    original = getattr(module, name)
+
+    def die(*arguments: Any, **named: Any) -> Any:
+        if point in (Point.AFTER_CALL, Point.AFTER_RECORD):
+            original(*arguments, **named)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    with patch.object(module, name, die):
+        yield
+
+
+def act_as_system() -> None:
+    """See every organization, as worker and clock do."""
+    with connection.cursor() as cursor:
+        cursor.execute("SET ROLE flowplane_system")

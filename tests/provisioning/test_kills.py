@@ -1,0 +1,324 @@
+"""A worker dies at every step of every lifecycle, before and after each thing it does: always the same end.
+
+The scenarios are told as wishes; which actions they lead to is read off the planner, and an action of the planner's
+that no scenario comes by fails this module.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast, get_args
+from unittest.mock import patch
+
+import pytest
+from django.db import connection
+from django.db.models.functions import Now
+from pytest_django.plugin import DjangoDbBlocker
+
+from common.errors import Permanent
+from provisioning import executor, planner, services
+from provisioning import selectors as read
+from provisioning.backends.base import ClusterBackend
+from provisioning.models import Backup, Cluster, Leftover, Operation, Region
+from provisioning.planner import Wait
+from provisioning.services import TurnOutcome
+from provisioning.states import OPEN_STATES, OperationState
+from tenants.models import AuditEvent
+from tests.factories import Person, make_person
+from tests.provisioning.conftest import ask
+from tests.provisioning.kills import Point, act_as_system, die_in_turn, facts_of, take_turn
+from tests.provisioning.shared_region import SharedRegion
+
+MOST_TURNS = 60
+
+
+@dataclass
+class Stage:
+    """A person with committed rows and a region in a file."""
+
+    person: Person
+    region: SharedRegion
+
+    def create(self, **overrides: Any) -> Operation:
+        request = ask(region="killing", channel="next", release="8.5.8", **overrides)
+        return services.create_cluster(actor=self.person.actor, request=request)
+
+    def healthy(self, **overrides: Any) -> Cluster:
+        return self.run(self.create(name="base", **overrides).cluster)
+
+    def run(self, cluster: Cluster) -> Cluster:
+        """Take turns until nothing is left to do."""
+        for _ in range(MOST_TURNS):
+            if is_over(take_turn(cluster.pk), cluster):
+                break
+        else:
+            pytest.fail("the cluster did not come to rest")
+        cluster.refresh_from_db()
+        return cluster
+
+    def backed_up(self, **overrides: Any) -> Backup:
+        cluster = self.healthy(**overrides)
+        services.back_up_cluster(actor=self.person.actor, cluster_id=cluster.pk)
+        self.run(cluster)
+        return Backup.objects.get(cluster=cluster)
+
+    def ask(self, service: Callable[..., Operation], cluster: Cluster, **wish: Any) -> Operation:
+        return service(actor=self.person.actor, cluster_id=cluster.pk, **wish)
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """A lifecycle: from what it starts, and the wish whose fulfilment is disturbed."""
+
+    name: str
+    wish: Callable[[Stage], Operation]
+
+
+def is_over(outcome: TurnOutcome, cluster: Cluster) -> bool:
+    """Whether nothing is left to do."""
+    is_busy = Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists()
+    return isinstance(outcome.action, planner.CloseCluster) or (outcome.action is None and not is_busy)
+
+
+def from_healthy(service: Callable[..., Operation], size: str = "small", **wish: Any) -> Callable[[Stage], Operation]:
+    return lambda stage: stage.ask(service, stage.healthy(plan_type=size), **wish)
+
+
+def deletion_after_window(stage: Stage) -> Operation:
+    cluster = stage.healthy()
+    operation = stage.ask(services.request_deletion, cluster)
+    Cluster.objects.filter(pk=cluster.pk).update(delete_after=Now())
+    return operation
+
+
+def resumption(stage: Stage) -> Operation:
+    cluster = stage.healthy()
+    stage.ask(services.suspend_cluster, cluster)
+    return stage.ask(services.resume_cluster, stage.run(cluster))
+
+
+def undeletion(stage: Stage) -> Operation:
+    cluster = stage.healthy()
+    stage.ask(services.request_deletion, cluster)
+    take_turn(cluster.pk)
+    return stage.ask(services.restore_cluster, cluster)
+
+
+def shrinking(stage: Stage) -> Operation:
+    return stage.ask(services.resize_cluster, stage.healthy(plan_type="resilient-4"), plan_type="resilient")
+
+
+def restoring(size: str) -> Callable[[Stage], Operation]:
+    def wish(stage: Stage) -> Operation:
+        backup = stage.backed_up(plan_type=size)
+        return stage.ask(services.restore_backup, backup.cluster, backup_id=backup.pk)
+
+    return wish
+
+
+def copying(stage: Stage) -> Operation:
+    return stage.create(name="copy", from_backup=stage.backed_up().pk)
+
+
+def drilling(stage: Stage) -> Operation:
+    return services.drill_backup(actor=stage.person.actor, backup_id=stage.backed_up().pk)
+
+
+def going_back(stage: Stage) -> Operation:
+    cluster = stage.healthy()
+    with stage.region.opened() as region:
+        region.crashing_release = "8.6.0"
+    return stage.ask(services.upgrade_cluster, cluster, release="8.6.0")
+
+
+def calling_off(stage: Stage) -> Operation:
+    operation = stage.ask(services.upgrade_cluster, stage.healthy(), release="8.6.0", without_backup=True)
+    for _ in range(2):
+        take_turn(operation.cluster_id)
+    return services.cancel_operation(actor=stage.person.actor, operation_id=operation.pk)
+
+
+SCENARIOS = [
+    Scenario("create", lambda stage: stage.create()),
+    Scenario("create three brokers", lambda stage: stage.create(plan_type="resilient")),
+    Scenario("suspend", from_healthy(services.suspend_cluster)),
+    Scenario("resume", resumption),
+    Scenario("revoke access", from_healthy(services.revoke_access)),
+    Scenario("revoke access broker by broker", from_healthy(services.revoke_access, "resilient")),
+    Scenario("a broker more", from_healthy(services.resize_cluster, "resilient", plan_type="resilient-4")),
+    Scenario("a broker less", shrinking),
+    Scenario("more memory", from_healthy(services.resize_cluster, plan_type="small-plus")),
+    Scenario("upgrade", from_healthy(services.upgrade_cluster, release="8.6.0")),
+    Scenario("upgrade three brokers", from_healthy(services.upgrade_cluster, "resilient", release="8.6.0")),
+    Scenario("upgrade that goes back", going_back),
+    Scenario("upgrade called off", calling_off),
+    Scenario("back up", from_healthy(services.back_up_cluster)),
+    Scenario("restore a backup", restoring("small")),
+    Scenario("restore a backup of three brokers", restoring("resilient")),
+    Scenario("copy", copying),
+    Scenario("drill", drilling),
+    Scenario("delete", deletion_after_window),
+    Scenario("delete at once", from_healthy(services.request_deletion, purge=True)),
+    Scenario("undelete", undeletion),
+]
+
+
+@pytest.fixture
+def stage(django_db_setup: None, django_db_blocker: DjangoDbBlocker, tmp_path: Path) -> Iterator[Callable[[], Stage]]:
+    """`stage()` sets a new one: committed rows, nothing due when the test is over."""
+    people: list[Person] = []
+    with django_db_blocker.unblock():
+        act_as_system()
+        Region.objects.update_or_create(
+            slug="killing", defaults={"name": "Killing", "backend": "killing", "domain": "k.example", "is_open": True}
+        )
+
+        def make() -> Stage:
+            people.append(make_person())
+            folder = tmp_path / f"region-{len(people)}"
+            folder.mkdir()
+            region = SharedRegion(folder)
+            executor.BACKENDS["killing"] = lambda _slug: cast(ClusterBackend, region)
+            executor.backend_of.cache_clear()
+            return Stage(people[-1], region)
+
+        yield make
+        owned = [person.organization.pk for person in people]
+        Cluster.objects.filter(organization__in=owned).update(due_at=None)
+        Leftover.objects.filter(organization__in=owned).update(due_at=None)
+        Backup.objects.filter(organization__in=owned, state="removing").update(state="removed")
+        Region.objects.filter(slug="killing").update(is_open=False)
+        del executor.BACKENDS["killing"]
+        executor.backend_of.cache_clear()
+        connection.close()
+
+
+@dataclass(frozen=True)
+class End:
+    """All that may be told of how a wish came out."""
+
+    in_region: dict[str, Any]
+    cluster: tuple[Any, ...]
+    operations: tuple[tuple[str, str, str], ...]
+    audit: tuple[str, ...]
+
+
+def end_of(stage: Stage, cluster: Cluster) -> End:
+    cluster.refresh_from_db()
+    rows = Operation.objects.for_organization(stage.person.organization.pk).order_by("created_at")
+    events = AuditEvent.objects.for_organization(stage.person.organization.pk).order_by("at")
+    return End(
+        in_region=facts_of(stage.region, cluster.pk),
+        cluster=(
+            cluster.lifecycle, cluster.deleted_at is not None, cluster.release_id, cluster.former_release_id,
+            cluster.plan_type_id, cluster.is_on_trial, cluster.observed_generation >= cluster.spec_generation,
+        ),
+        operations=tuple((row.kind, row.state, row.error_code) for row in rows),
+        audit=tuple(event.action for event in events),
+    )  # fmt: skip
+
+
+def undisturbed(stage: Stage, scenario: Scenario) -> tuple[list[TurnOutcome], End]:
+    """The turns that a wish leads to when nothing happens, and its end."""
+    cluster = scenario.wish(stage).cluster
+    turns: list[TurnOutcome] = []
+    while not turns or not is_over(turns[-1], cluster):
+        turns.append(take_turn(cluster.pk))
+        assert len(turns) < MOST_TURNS
+    return turns, end_of(stage, cluster)
+
+
+SEEN: set[type] = set()
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_a_worker_that_dies_anywhere_changes_nothing(
+    stage: Callable[[], Stage], scenario: Scenario, request: pytest.FixtureRequest
+) -> None:
+    turns, expected = undisturbed(stage(), scenario)
+    SEEN.update(type(turn.action) for turn in turns if turn.executed or turn.action == planner.CloseCluster())
+    for index, point in kills(turns, SCENARIOS.index(scenario), everywhere=request.config.getoption("every_kill")):
+        there = stage()
+        cluster = scenario.wish(there).cluster
+        for _ in range(index):
+            take_turn(cluster.pk)
+        die_in_turn(cluster.pk, point)
+        there.run(cluster)
+        assert end_of(there, cluster) == expected, f"killed {point} of {turns[index].action}"
+
+
+def kills(turns: list[TurnOutcome], number: int, *, everywhere: bool) -> Iterator[tuple[int, Point]]:
+    """Where to kill: in every turn, at one point of it (another one in every scenario) or at all of them."""
+    for index, turn in enumerate(turns):
+        # A turn that asks nothing of the region can only die around its record.
+        points = list(Point) if turn.executed and turn.action else [Point.BEFORE_RECORD, Point.AFTER_RECORD]
+        for point in points if everywhere else [points[(index + number) % len(points)]]:
+            yield index, point
+
+
+def test_every_action_of_the_planners_is_somewhere_on_these_ways() -> None:
+    """Runs after the scenarios, of this module's order; alone it has nothing to say."""
+    if SEEN:
+        assert set(get_args(planner.Action)) - {Wait} <= SEEN
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_doing_every_action_twice_is_doing_it_once(stage: Callable[[], Stage], scenario: Scenario) -> None:
+    _, expected = undisturbed(stage(), scenario)
+    execute = executor.execute
+
+    def twice(*arguments: Any, **named: Any) -> bool:
+        execute(*arguments, **named)
+        return execute(*arguments, **named)
+
+    there = stage()
+    cluster = scenario.wish(there).cluster
+    with patch.object(executor, "execute", twice):
+        there.run(cluster)
+    assert end_of(there, cluster) == expected
+
+
+VERBS = {
+    planner.PrepareRelease: "prepare",
+    planner.TakeBackup: "back_up",
+    planner.RestoreData: "restore",
+    planner.StartEngine: "start",
+    planner.StopEngine: "stop",
+    planner.Rescale: "rescale",
+    planner.RetireBrokers: "retire",
+    planner.Rebalance: "rebalance",
+    planner.LetGo: "let_go",
+    planner.RemoveCluster: "delete",
+}
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)
+def test_an_action_that_fails_for_good_is_shown_and_comes_right_when_its_cause_is_mended(
+    stage: Callable[[], Stage], scenario: Scenario
+) -> None:
+    turns, expected = undisturbed(stage(), scenario)
+    for verb in {VERBS[type(turn.action)] for turn in turns if type(turn.action) in VERBS}:
+        there = stage()
+        operation = scenario.wish(there)
+        cluster = operation.cluster
+        with there.region.opened() as region:
+            region.faults[verb] = [Permanent("It cannot be done.") for _ in range(99)]
+        for _ in range(MOST_TURNS):
+            take_turn(cluster.pk)
+        operation.refresh_from_db()
+        assert operation.state in (OperationState.FAILED, OperationState.SUCCEEDED), verb
+        if operation.state == OperationState.FAILED and operation.error_code == "stalled":
+            assert operation.error_message == "It cannot be done."
+        with there.region.opened() as region:
+            region.faults.clear()
+        cluster.refresh_from_db()
+        latest = Operation.objects.filter(cluster=cluster).latest("created_at")
+        if read.can_retry(latest):
+            services.retry_operation(actor=there.person.actor, operation_id=latest.pk)
+        there.run(cluster)
+        if latest == operation and latest.spec_generation == cluster.spec_generation:
+            assert facts_of(there.region, cluster.pk) == expected.in_region, verb
+        # Otherwise it was taken back, or is a drill that ended: nothing may be left half-done.
+        assert not Cluster.objects.get(pk=cluster.pk).is_on_trial

@@ -1,0 +1,115 @@
+"""Real messages and a real worker: doubled, reordered, late or lost, they have one effect."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from uuid import UUID, uuid4
+
+import pytest
+from celery import current_app
+from django.db import connection
+from django.db.models import QuerySet
+
+from provisioning import services, wakeups
+from provisioning.models import Cluster, Operation, OperationStep
+from provisioning.states import OPEN_STATES, OperationState, StepKind
+from tests.factories import Person
+from tests.provisioning import shared_region
+from tests.provisioning.conftest import ask, messages, put_on_plan
+from tests.provisioning.shared_region import SharedRegion
+
+PATIENCE_SECONDS = 90.0
+
+
+@pytest.fixture
+def worker(shared: SharedRegion, tmp_path: Path) -> Iterator[Callable[[], None]]:
+    """Call it to start the worker; there is no clock in these tests."""
+    running = []
+    yield lambda: running.append(shared_region.spawn("worker", shared.folder, log=tmp_path / "worker.log"))
+    for process in running:
+        shared_region.end(process)
+
+
+def until(is_so: Callable[[], object]) -> None:
+    """Wait for it."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def open_operations(person: Person) -> QuerySet[Operation]:
+    return Operation.objects.for_organization(person.organization.pk).filter(state__in=OPEN_STATES)
+
+
+def create(person: Person, shared: SharedRegion, *names: str) -> list[Cluster]:
+    request = [ask(region=shared.folder.name, name=name) for name in names]
+    return [services.create_cluster(actor=person.actor, request=one).cluster for one in request]
+
+
+def deliver(cluster_ids: list[UUID], chance: random.Random) -> None:
+    """Each message two to five times, in any order: fresh ones, an hour late ones, and those of older code."""
+    an_hour_late = datetime.now(UTC) - timedelta(hours=1)
+    waiting = [cluster_id for cluster_id in cluster_ids for _ in range(chance.randint(2, 5))]
+    chance.shuffle(waiting)
+    for cluster_id in waiting:
+        expires = chance.choice([None, wakeups.RING_EXPIRES_SECONDS, an_hour_late])
+        current_app.send_task(wakeups.RECONCILE, args=[str(cluster_id)], expires=expires)
+
+
+@pytest.mark.parametrize("seed", [1, 2])
+def test_doubled_reordered_and_late_messages_have_one_effect(
+    committed: Person, shared: SharedRegion, worker: Callable[[], None], seed: int
+) -> None:
+    chance = random.Random(seed)
+    put_on_plan(committed, "team")
+    clusters = [row.pk for row in create(committed, shared, "a", "b", "c", "d")]
+    deliver(clusters, chance)
+    worker()
+    until(lambda: not open_operations(committed).exists())
+    deliver(clusters, chance)
+    until(lambda: not messages())
+    with shared.opened() as region:
+        assert region.starts == len(clusters)
+        assert region.verbs().count("start") == len(clusters)
+    states = Operation.objects.for_organization(committed.organization.pk).values_list("state", flat=True)
+    assert set(states) == {OperationState.SUCCEEDED}
+    starts = OperationStep.objects.for_organization(committed.organization.pk).filter(kind=StepKind.START_ENGINE)
+    assert set(starts.values_list("attempts", flat=True)) == {1}
+
+
+def test_what_was_begun_goes_on_without_a_clock(
+    committed: Person, shared: SharedRegion, worker: Callable[[], None]
+) -> None:
+    worker()
+    create(committed, shared, "orders")
+    until(lambda: not open_operations(committed).exists())
+    with shared.opened() as region:
+        assert region.verbs() == ["prepare", "start"]
+
+
+def test_a_message_may_name_a_cluster_that_is_not_there(
+    committed: Person, shared: SharedRegion, worker: Callable[[], None]
+) -> None:
+    create(committed, shared, "orders")
+    current_app.control.purge()
+    wakeups.send(uuid4())
+    worker()
+    until(lambda: not open_operations(committed).exists())
+
+
+def test_a_worker_whose_connections_broke_goes_on(
+    committed: Person, shared: SharedRegion, worker: Callable[[], None]
+) -> None:
+    worker()
+    (cluster,) = create(committed, shared, "orders")
+    until(lambda: not open_operations(committed).exists())
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = current_user")
+        assert cursor.fetchone() != (0,), "the worker keeps its connections between messages"
+    services.suspend_cluster(actor=committed.actor, cluster_id=cluster.pk)
+    until(lambda: not open_operations(committed).exists())

@@ -1,0 +1,64 @@
+"""Ringing: a message for each look that is still to come, and no more."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from uuid import uuid4
+
+import pytest
+
+from provisioning import services, wakeups
+from provisioning.models import Cluster
+from tests.factories import Person
+from tests.provisioning.conftest import ask, forget_messages, messages
+from tests.provisioning.pretend import PretendRegion
+
+
+@pytest.fixture(autouse=True)
+def silence() -> None:
+    forget_messages()
+
+
+def test_many_wake_ups_are_one_message_until_somebody_looks() -> None:
+    for _ in range(100):
+        wakeups.send_once(uuid4())
+    assert messages() == 1
+    wakeups.hear()
+    wakeups.send_once(uuid4())
+    assert messages() == 2
+
+
+def test_a_message_that_was_lost_silences_nobody_for_long() -> None:
+    wakeups.send_once(uuid4())
+    forget = time.monotonic() + wakeups.RINGING_MILLISECONDS / 1000
+    while messages() == 1:
+        wakeups.send_once(uuid4())
+        time.sleep(0.02)
+    assert time.monotonic() >= forget - 0.1
+
+
+def test_a_reminder_is_a_message_of_its_own() -> None:
+    wakeups.send_once(uuid4())
+    wakeups.remind(uuid4(), delay_seconds=0.3)
+    assert messages() == 2
+
+
+@pytest.mark.django_db
+def test_each_accepted_wish_rings_after_its_commit(
+    alice: Person, region: PretendRegion, django_capture_on_commit_callbacks: Any
+) -> None:
+    with django_capture_on_commit_callbacks(execute=True) as callbacks:
+        cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
+        wakeups.wake(cluster.pk)
+        assert messages() == 0
+    assert len(callbacks) == 2
+    assert messages() == 1
+
+
+@pytest.mark.django_db
+def test_a_cluster_that_is_due_keeps_its_time(alice: Person, region: PretendRegion) -> None:
+    cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
+    before = Cluster.objects.get(pk=cluster.pk).due_at
+    wakeups.wake(cluster.pk)
+    assert Cluster.objects.get(pk=cluster.pk).due_at == before
