@@ -525,7 +525,7 @@ def test_an_overslept_start_does_not_bring_a_tombstone_an_engine(
     turn_until_rest(cluster)
     assert Cluster.objects.get(pk=cluster.pk).deleted_at is not None
     with pytest.raises(Fenced):
-        region.start(subject.desired, epoch=overslept.lease_epoch)
+        region.start(subject.desired, [0], epoch=overslept.lease_epoch)
     assert region.clusters == {}
 
 
