@@ -1,0 +1,141 @@
+"""Day two through the doors on real engines: backups, copies, restores, proofs, upgrades and other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.stack import Customer, Stack
+from tests.e2e.traffic import Traffic
+from tests.provisioning.backends.tokens import EngineClient
+
+pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(1500)]
+
+
+@pytest.fixture(scope="module")
+def customer(stack: Stack) -> Customer:
+    return stack.customer()
+
+
+@contextmanager
+def living(customer: Customer, **wish: str) -> Iterator[dict[str, Any]]:
+    """A healthy cluster, removed afterwards with its backups' owner."""
+    made = customer.create_cluster(channel="next", **wish)
+    try:
+        assert customer.finished(made["operation"])["state"] == "succeeded"
+        yield customer.until(made["cluster"]["id"], "healthy")
+    finally:
+        customer.finished(customer.api("DELETE", f"/clusters/{made['cluster']['id']}?purge=true"))
+
+
+@contextmanager
+def engine_of(stack: Stack, customer: Customer, cluster: Mapping[str, Any]) -> Iterator[tuple[EngineClient, str]]:
+    """A stock client of the cluster with a credential of its own, and a token."""
+    variables = customer.credential(cluster["id"])
+    roots = Path(variables["GRPC_DEFAULT_SSL_ROOTS_FILE_PATH"])
+    with EngineClient(variables["ZEEBE_ADDRESS"], roots) as client:
+        yield client, stack.access_token(variables)
+
+
+def leave(stack: Stack, customer: Customer, cluster: Mapping[str, Any], *numbers: int) -> None:
+    """Start instances that wait until somebody does their work."""
+    with engine_of(stack, customer, cluster) as (engine, token):
+        engine.deploy_waiting(token)
+        for number in numbers:
+            engine.create_waiting(token, number)
+
+
+def finish(stack: Stack, customer: Customer, cluster: Mapping[str, Any], *numbers: int) -> set[int]:
+    """Do the work of what waits, until these are done; the numbers of all that waited."""
+    with engine_of(stack, customer, cluster) as (engine, token):
+        return engine.finish_waiting(token, set(numbers))
+
+
+def act(customer: Customer, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """Ask for a change and see it through; its operation."""
+    operation = customer.finished(customer.api("POST", path, body))
+    assert operation["state"] == "succeeded", operation
+    return operation
+
+
+def steps_of(operation: Mapping[str, Any]) -> list[str]:
+    return [step["kind"] for step in operation["steps"]]
+
+
+def backups_of(customer: Customer, cluster: Mapping[str, Any]) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = customer.api("GET", f"/clusters/{cluster['id']}/backups")["items"]
+    return found
+
+
+def test_a_cluster_of_one_broker_is_upgraded_restored_copied_and_proven(stack: Stack, customer: Customer) -> None:
+    with living(customer, release="8.5.8") as cluster:
+        at = f"/clusters/{cluster['id']}"
+        leave(stack, customer, cluster, 1, 2)
+
+        refused = customer.request("POST", f"{at}/upgrade", {"release": "8.7.0"})
+        assert refused.status_code in (400, 409), refused.text
+        foreseen = customer.api("POST", f"{at}/upgrade?dry_run=true", {"release": "8.6.0"})
+        upgrade = act(customer, f"{at}/upgrade", {"release": "8.6.0"})
+        assert steps_of(upgrade) == [step["kind"] for step in foreseen["steps"]]
+        assert steps_of(upgrade)[0] == "take_backup"
+        upgraded = customer.until(cluster["id"], "healthy")
+        assert (upgraded["release"], upgraded["endpoint"]["grpc"]) == ("8.6.0", cluster["endpoint"]["grpc"])
+        (before,) = backups_of(customer, cluster)
+        assert (before["reason"], before["state"], before["release"]) == ("before_upgrade", "completed", "8.5.8")
+
+        act(customer, f"{at}/backups")
+        latest = backups_of(customer, cluster)[0]
+        leave(stack, customer, cluster, 3)
+        with living(customer, from_backup=latest["id"]) as copy:
+            assert copy["data_source"] == {"backup": latest["id"], "cluster_id": cluster["id"]}
+            assert finish(stack, customer, copy, 1, 2) == {1, 2}
+
+        proof = act(customer, f"/backups/{latest['id']}/drill")
+        proven = customer.api("GET", f"/backups/{latest['id']}")
+        assert proven["verified_at"] is not None
+        assert 0 < proven["recovery_seconds"] < 600
+        assert proven["loss_seconds"] > 0
+        assert stack.engines(proof["cluster_id"]) == []
+        print(f"a drill: recovered in {proven['recovery_seconds']:.1f} s, lacks {proven['loss_seconds']:.1f} s")
+
+        act(customer, f"{at}/restore-backup", {"backup": latest["id"]})
+        assert finish(stack, customer, customer.until(cluster["id"], "healthy"), 1, 2) == {1, 2}
+
+        too_late = customer.request("POST", f"{at}/upgrade", {"release": "8.5.8"})
+        assert too_late.status_code in (400, 409), too_late.text
+        older = customer.request("POST", f"{at}/restore-backup", {"backup": before["id"]})
+        print(older.status_code, older.text)
+
+
+def test_three_brokers_are_upgraded_resized_and_restored_under_load(stack: Stack, customer: Customer) -> None:
+    with living(customer, release="8.5.8", plan_type="resilient") as cluster:
+        at = f"/clusters/{cluster['id']}"
+        leave(stack, customer, cluster, *range(20))
+        variables = customer.credential(cluster["id"])
+        with Traffic(variables, stack.access_token(variables)) as traffic:
+            upgrade = act(customer, f"{at}/upgrade", {"release": "8.6.0"})
+        print(f"rolling upgrade: {traffic.counts}")
+        assert steps_of(upgrade)[:2] == ["take_backup", "roll_brokers"]
+        assert traffic.counts.failed == []
+
+        with Traffic(variables, stack.access_token(variables)) as traffic:
+            act(customer, f"{at}/resize", {"plan_type": "resilient-4"})
+            assert len(stack.engines(cluster["id"])) == 4
+            act(customer, f"{at}/resize", {"plan_type": "resilient"})
+        print(f"three, four, three brokers: {traffic.counts}")
+        assert traffic.counts.failed == []
+        assert len(stack.engines(cluster["id"])) == 3
+        refused = customer.request("POST", f"{at}/resize", {"plan_type": "small"})
+        assert refused.status_code in (400, 409), refused.text
+        assert "partition" in refused.json()["detail"]
+
+        act(customer, f"{at}/backups")
+        latest = backups_of(customer, cluster)[0]
+        leave(stack, customer, cluster, 100)
+        act(customer, f"{at}/restore-backup", {"backup": latest["id"]})
+        whole = customer.until(cluster["id"], "healthy")
+        assert finish(stack, customer, whole, *range(20)) == set(range(20))
