@@ -10,16 +10,24 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down shell setup setup-development check test screenshots bench format lock
+.PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
+.PHONY: bench-installation format lock
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## From sign-up to fulfilled orders, then serve until Ctrl-C (ONCE=1: end after the summary)
 	@exec $(EMBEDDED) demo $(if $(ONCE),--once)
 
 demo-down: setup ## Stop everything, engines included (PURGE=1: remove the state as well)
 	@exec $(EMBEDDED) down $(if $(PURGE),--purge)
+
+backup: setup ## Back up the demo's database and secrets (TO=FILE: a new file)
+	@$(if $(TO),,$(error Say where to: make backup TO=FILE))exec $(EMBEDDED) backup --to "$(TO)"
+
+restore: setup ## Restore them (FROM=FILE; IDENTITY=FILE: the key, when the home that made the backup is gone)
+	@$(if $(FROM),,$(error Say what from: make restore FROM=FILE))exec $(EMBEDDED) restore --from "$(FROM)" \
+		$(if $(IDENTITY),--identity "$(IDENTITY)")
 
 shell: setup ## A Django shell in the demo's environment
 	@exec $(EMBEDDED) run --role owner -- $(BIN)/python manage.py shell
@@ -46,6 +54,9 @@ screenshots: setup-development ## Make the pictures of docs/images anew
 
 bench: setup-development ## The figures of docs/performance.md (about 10 minutes)
 	$(BIN)/python -m bench.figures
+
+bench-installation: setup-development ## How long backup and restore of our own database take (N=10000: clusters)
+	$(BIN)/python -m bench.installation $(N)
 
 format: setup-development ## Put the code into its form
 	$(BIN)/ruff format .

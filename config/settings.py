@@ -66,6 +66,8 @@ def _database(url: str) -> dict[str, Any]:
 
 
 DATABASES = {"default": _database(env.text("DATABASE_URL"))}
+# Where pg_dump and pg_restore lie, when not on the PATH.
+POSTGRES_BIN = Path(folder) if (folder := env.text("POSTGRES_BIN", "")) else None
 DEFAULT_AUTO_FIELD = "django.db.models.BigAutoField"
 
 # --- Celery: a doorbell, not a ledger --------------------------------------------------------------------------------
@@ -95,6 +97,7 @@ INSTALLED_APPS = [
     "allauth.usersessions",
     "rest_framework",
     "drf_spectacular",
+    "config",  # for its commands
     "tenants",
     "billing",
     "provisioning",

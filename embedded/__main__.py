@@ -5,9 +5,10 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embedded import demo, parts
+from embedded import backups, demo, parts
 from embedded.environment import ROLES, chosen_ports, detached_environment, environment, refuse_foreign_settings
 from embedded.errors import SetupError
 from embedded.home import locate
@@ -35,6 +36,12 @@ def main(argv: Sequence[str] | None = None) -> int:
             return demo.run(locate(), chosen_ports(), once=options.once)
         if options.action == "down":
             return _down(purge=options.purge)
+        if options.action == "backup":
+            print(backups.back_up(locate(), chosen_ports(), options.to))
+            return 0
+        if options.action == "restore":
+            print(backups.restore(locate(), chosen_ports(), options.source, options.identity))
+            return 0
         return _run(options.role, options.command)
     except SetupError as error:
         print(error, file=sys.stderr)
@@ -54,6 +61,11 @@ def _parser() -> argparse.ArgumentParser:
     demonstrate.add_argument("--once", action="store_true", help="end after the summary, leaving no process")
     down = actions.add_parser("down", help="stop everything, engines included")
     down.add_argument("--purge", action="store_true", help="remove the state as well")
+    backup = actions.add_parser("backup", help="write the demo's database and secrets to one encrypted file")
+    backup.add_argument("--to", type=Path, required=True, metavar="FILE", help="a new file")
+    restore = actions.add_parser("restore", help="bring database and secrets back from such a file")
+    restore.add_argument("--from", dest="source", type=Path, required=True, metavar="FILE", help="the backup")
+    restore.add_argument("--identity", type=Path, metavar="FILE", help="the key that opens it, if not this home's own")
     run = actions.add_parser("run", help="run a command in the demo's environment")
     run.add_argument("--role", choices=sorted(ROLES), default="app", help="whose rights it has in the database")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")

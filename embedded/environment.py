@@ -138,6 +138,7 @@ def environment(
         **{name: environ[name] for name in CHOOSABLE if environ.get(name)},
         **{f"FLOWPLANE_{name.upper()}_FILE": str(secret_file(home, name)) for name in SECRETS},
         "FLOWPLANE_DATABASE_URL": f"postgresql://{ROLES[role]}@/flowplane?host={home.postgres}",
+        "FLOWPLANE_POSTGRES_BIN": str(parts.postgres / "bin"),
         "FLOWPLANE_BROKER_URL": f"redis+socket://{home.broker_socket}",
         "FLOWPLANE_EMAIL_URL": f"mailbox://{home.mailbox}",
         "FLOWPLANE_HOME": str(home.region),

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from cryptography.fernet import Fernet
+from pyrage import x25519
 
 from embedded.files import write_whole
 
@@ -36,6 +37,28 @@ def ensure_secrets(home: Home) -> None:
 def secret_file(home: Home, name: str) -> Path:
     """Return where a secret lies. Processes are given this path, so that no secret is in anybody's environment."""
     return home.secrets / name
+
+
+KEEP_ELSEWHERE = (
+    "a real installation keeps this key on another machine and gives this one the public half only, so that whoever "
+    "breaks in here cannot read old backups, and whoever loses this machine can still restore."
+)
+
+
+def backup_identity_file(home: Home) -> Path:
+    """Return where the key that opens this home's backups lies, once it is made."""
+    return home.secrets / "backup.identity"
+
+
+def ensure_backup_identity(home: Home) -> str:
+    """Make the key pair of this home's backups once, in the form of `age-keygen`; return the public half."""
+    path = backup_identity_file(home)
+    if not path.exists():
+        pair = x25519.Identity.generate()
+        text = f"# Opens the backups of {home.root}. On a laptop it lies here;\n# {KEEP_ELSEWHERE}\n"
+        write_whole(path, f"{text}# public key: {pair.to_public()}\n{pair}\n", mode=0o600)
+    secret = path.read_text(encoding="utf-8").split()[-1]
+    return str(x25519.Identity.from_str(secret).to_public())
 
 
 @dataclass(frozen=True)

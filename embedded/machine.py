@@ -105,6 +105,40 @@ def running(
             halt(machine, supervisor)
 
 
+@contextlib.contextmanager
+def database_up(machine: Machine) -> Iterator[Supervisor | None]:
+    """Have PostgreSQL for the length of the block: the running product's, whose supervisor is yielded, or one started
+    for it and stopped again. What an interrupted run left is cleared first, as by any other start.
+
+    Raises:
+        SetupError: somebody is just starting or stopping the product.
+    """
+    supervisor = Supervisor(machine.home, machine.ports)
+    with contextlib.ExitStack() as stack:
+        if _is_held(machine.home, stack):
+            if not supervisor.answers() or set(supervisor.states().values()) != {"RUNNING"}:
+                raise SetupError(f"A demo in {machine.home.root} is just starting or stopping. Try again in a moment.")
+            yield supervisor
+            return
+        try:
+            _clear(machine.home, supervisor)
+            start_stores(machine, supervisor, programs(machine.home, machine.parts, machine.ports))
+            database.provide_roles(machine.home, machine.parts)
+            yield None
+        finally:
+            with uninterrupted():
+                _clear(machine.home, supervisor)
+
+
+def _is_held(home: Home, stack: contextlib.ExitStack) -> bool:
+    """Hold the home until the stack unwinds, or tell that somebody else does."""
+    try:
+        stack.enter_context(held(home))
+    except SetupError:
+        return True
+    return False
+
+
 def _clear(home: Home, supervisor: Supervisor) -> None:
     supervisor.shut_down()
     database.stop_strays(home)

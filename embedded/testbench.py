@@ -45,14 +45,17 @@ class Testbench:
         self.store_port = free_port()
         self._children: list[subprocess.Popen[bytes]] = []
 
-    def start(self) -> None:
-        """Start PostgreSQL and Redis and make the roles and the empty database. About 3 s."""
+    def start(self, *, durable: bool = False) -> None:
+        """Start PostgreSQL and Redis and make the roles and the empty database. About 3 s.
+
+        `durable` makes PostgreSQL wait for the disk, as in earnest: for figures.
+        """
         prepare(self.home)
         self.parts = parts.provide(self.home.cache)
         keyring.ensure_secrets(self.home)
         certificates.ensure_certificates(self.home)
         database.initialise(self.home, self.parts)
-        database.configure(self.home, durable=False)
+        database.configure(self.home, durable=durable)
         broker.configure(self.home)
         self._spawn("postgres", database.server_command(self.home, self.parts))
         self.start_broker()

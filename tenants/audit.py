@@ -24,16 +24,36 @@ def record(actor: Actor, *, action: str, target: Model, changes: Changes | None 
         action: `noun.verb_in_past`, such as `cluster.created`.
         changes: field name -> (before, after). Never a secret, never workflow data.
     """
-    AuditEvent.objects.create(
+    record_about(
+        actor,
+        action=action,
+        target_kind=str(target._meta.model_name),
+        target_id=str(target.pk),
         organization_id=_organization_of(target) or actor.organization_id,
+        changes=changes,
+    )
+
+
+def record_about(
+    actor: Actor,
+    *,
+    action: str,
+    target_kind: str,
+    target_id: str,
+    organization_id: UUID | None = None,
+    changes: Changes | None = None,
+) -> None:
+    """Write who did what to something that is no row of ours, such as a backup. Otherwise as `record`."""
+    AuditEvent.objects.create(
+        organization_id=organization_id,
         actor_kind=actor.kind.value,
         actor_id=actor.principal_id,
         actor_label=actor.label,
         source_address=actor.source_address,
         request_id=actor.request_id,
         action=action,
-        target_kind=str(target._meta.model_name),
-        target_id=str(target.pk),
+        target_kind=target_kind,
+        target_id=target_id,
         changes={field: [_plain(value) for value in pair] for field, pair in (changes or {}).items()},
     )
 

@@ -3,7 +3,7 @@
 -- Run once by the administrator of the server (PostgreSQL 14 or newer), and again whenever you like: it changes
 -- nothing that is already so.      psql --no-psqlrc --dbname postgres --file config/sql/roles.sql
 --
---   flowplane_owner   owns the tables and runs the migrations
+--   flowplane_owner   owns the tables and runs the migrations; backs the database up, and restores it into a new one
 --   flowplane_app     the web process: sees only the rows that row-level security lets its request see
 --   flowplane_system  worker, clock, watcher: sees all rows, by policies of the tables, not by BYPASSRLS
 --
@@ -25,11 +25,14 @@ BEGIN
 END
 $$;
 
+-- CREATEDB: a backup is restored into a database of its own, which then takes the other one's name.
+ALTER ROLE flowplane_owner LOGIN NOSUPERUSER CREATEDB NOCREATEROLE NOBYPASSRLS;
 -- NOINHERIT: membership alone opens nothing; the web process must say SET LOCAL ROLE where it means it.
-ALTER ROLE flowplane_owner LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
 ALTER ROLE flowplane_system LOGIN NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
 ALTER ROLE flowplane_app LOGIN NOINHERIT NOSUPERUSER NOCREATEDB NOCREATEROLE NOBYPASSRLS;
 GRANT flowplane_system TO flowplane_app;
+-- So that a restore may see and, when told to, end their connections. It shows the owner nothing that it does not own.
+GRANT flowplane_app, flowplane_system TO flowplane_owner;
 
 -- A migration that waits for a lock makes everybody who comes after it wait, too: it gives up instead, and is repeated.
 ALTER ROLE flowplane_owner SET lock_timeout = '5s';

@@ -55,7 +55,7 @@ def finish(stack: Stack, customer: Customer, cluster: Mapping[str, Any], *number
         return engine.finish_waiting(token, set(numbers))
 
 
-def act(customer: Customer, path: str, body: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def act(customer: Customer, path: str, body: dict[str, Any] | None = None) -> dict[str, Any]:
     """Ask for a change and see it through; its operation."""
     operation = customer.finished(customer.api("POST", path, body))
     assert operation["state"] == "succeeded", operation
