@@ -20,6 +20,7 @@ import fcntl
 import hashlib
 import json
 import os
+import re
 import sys
 import tarfile
 import threading
@@ -39,6 +40,8 @@ MANIFEST, SECRETS, DATABASE, SUMS = "manifest.json", "secrets/", "database/", "S
 # What is in memory at a time; a dump of 500 MB becomes 125 pieces.
 PIECE_BYTES = 4 * 1024 * 1024
 TAR_BLOCK = 512
+# Each becomes a file of this name. Whoever knows the public key can write an archive, so no name may lead elsewhere.
+_SECRET_NAME = re.compile(r"[a-z0-9_][a-z0-9_.]*")
 
 Consumer = Callable[[Iterator[bytes]], None]
 
@@ -89,6 +92,8 @@ class Manifest:
         values["created_at"] = datetime.fromisoformat(given["created_at"])
         for name in ("migrations", "secrets"):
             values[name] = tuple(given[name])
+        if strange := [name for name in values["secrets"] if not _SECRET_NAME.fullmatch(name)]:
+            raise Refusal(f"The backup names a secret {strange[0]!r}, which no Flowplane does: do not trust it.")
         return cls(**values)
 
 
@@ -140,8 +145,8 @@ def write(
         check: is handed the dump as it was read back, and raises when it does not like it.
 
     Raises:
-        Refusal: the name is taken, or the folder is not there.
-        OSError: the disk is full, or worse. What was written is removed.
+        Refusal: the name is taken, if only meanwhile, or the folder is not there.
+        OSError: the disk is full, its file system has no hard links, or worse. What was written is removed.
     """
     witness = x25519.Identity.generate()
     with _unfinished(path) as file:
@@ -154,9 +159,22 @@ def write(
                 raise Refusal(f"{unfinished} does not hold what was written to it: do not trust this disk.")
             check(archive.dump())
         size = unfinished.stat().st_size
-        unfinished.rename(path)
+        _give_name(unfinished, path)
     _sync_folder(path.parent)
     return size
+
+
+def _give_name(unfinished: Path, path: Path) -> None:
+    """Rename, but never over a file that came in the minutes since the name was free: a second name, then one less."""
+    try:
+        os.link(unfinished, path)
+    except FileExistsError:
+        raise _taken(path) from None
+    unfinished.unlink()
+
+
+def _taken(path: Path) -> Refusal:
+    return Refusal(f"{path} is there already, and a backup replaces no other: choose another name.")
 
 
 def _unfinished_name(path: Path) -> Path:
@@ -167,15 +185,9 @@ def _unfinished_name(path: Path) -> Path:
 def _unfinished(path: Path) -> Iterator[BufferedWriter]:
     """A file beside the wanted one, locked; removed unless it was renamed. What a killed run left is taken over."""
     if path.exists():
-        raise Refusal(f"{path} is there already, and a backup replaces no other: choose another name.")
+        raise _taken(path)
     name = _unfinished_name(path)
-    try:
-        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
-    except OSError as error:
-        raise Refusal(f"No backup can be written to {path}: {error.strerror} ({error.filename}).") from None
-    with os.fdopen(handle, "wb") as file:
-        if not _is_ours_alone(file, name):
-            raise Refusal(f"Another backup to {path} is running.")
+    with _open_unfinished(path, name) as file:
         try:
             file.truncate(0)
             os.fchmod(file.fileno(), 0o600)
@@ -183,6 +195,23 @@ def _unfinished(path: Path) -> Iterator[BufferedWriter]:
         except BaseException:
             name.unlink(missing_ok=True)
             raise
+
+
+def _open_unfinished(path: Path, name: Path) -> BufferedWriter:
+    try:
+        handle = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+    except OSError as error:
+        raise Refusal(f"No backup can be written to {path}: {error.strerror} ({error.filename}).") from None
+    file = os.fdopen(handle, "wb")
+    if not _is_ours_alone(file, name):
+        file.close()
+        raise Refusal(f"Another backup to {path} is running.")
+    if os.fstat(handle).st_nlink == 1:
+        return file
+    # A run was killed while its archive had both names, and the archive was moved away since: leave it alone.
+    with file:
+        name.unlink()
+    return _open_unfinished(path, name)
 
 
 def _is_ours_alone(file: BufferedWriter, name: Path) -> bool:

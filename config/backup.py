@@ -16,6 +16,8 @@ from django.db import connection, transaction
 from config import archive, installation
 from config.archive import Manifest, Refusal
 from config.postgres_tools import find_tools
+from tenants import audit
+from tenants.actor import SYSTEM
 
 CHECKOUT = Path(__file__).resolve().parent.parent
 
@@ -38,6 +40,17 @@ def back_up(path: Path, recipients: Sequence[str]) -> tuple[Manifest, int]:
         with tools.dumping(connection.settings_dict, name) as dump:
             size = archive.write(path, manifest, secrets, dump, recipients=keys, check=tools.check)
     return manifest, size
+
+
+def put_on_record(manifest: Manifest, size_bytes: int) -> None:
+    """Have the audit trail say that there is such a backup; `/metrics` tells the newest one's age by it."""
+    audit.record_about(
+        SYSTEM,
+        action="installation.backed_up",
+        target_kind="backup",
+        target_id=manifest.archive_id,
+        changes={"created_at": (None, manifest.created_at), "size_bytes": (None, size_bytes)},
+    )
 
 
 def _secrets() -> dict[str, bytes]:

@@ -6,17 +6,31 @@ does no work is not ready. `/metrics` counts rows at the moment it is asked.
 
 from __future__ import annotations
 
+import math
 import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from ipaddress import ip_address
 from threading import Event
 
 from django.conf import settings
 from django.db import DatabaseError, connection, transaction
 from django.db.migrations.executor import MigrationExecutor
-from django.db.models import Count, DurationField, ExpressionWrapper, Max, Min, Model, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models import (
+    Count,
+    DurationField,
+    ExpressionWrapper,
+    F,
+    Max,
+    Min,
+    Model,
+    OuterRef,
+    Q,
+    QuerySet,
+    Subquery,
+)
+from django.db.models.functions import Coalesce, Now
 from django.http import HttpRequest, HttpResponse, JsonResponse
 from django.views.decorators.cache import never_cache
 from django.views.decorators.http import require_safe
@@ -27,8 +41,9 @@ from prometheus_client.registry import Collector
 from common.errors import NotPermitted
 from provisioning.models import Backup, Cluster, Leftover, Operation
 from provisioning.services import installation
+from provisioning.spec import Lifecycle
 from provisioning.states import BackupState, ConditionType, Hold, LeftoverState, Truth
-from tenants.models import OutgoingMail
+from tenants.models import AuditEvent, OutgoingMail
 from tenants.scoping import as_system
 
 # The clock takes a turn itself when it is 15 s overdue; eight times that means that nobody does.
@@ -36,6 +51,9 @@ MAX_OVERDUE_TURN_SECONDS = 120.0
 
 # A mail is tried again after a minute at first; five minutes without any being sent means that none goes out.
 MAX_UNSENT_MAIL_SECONDS = 300.0
+
+# Just before a scheduled backup is complete, the one before it is a period old; after two periods, one was missed.
+MAX_BACKUP_PERIODS = 2
 
 # Set for good once this process has seen every migration applied: they stay so, and the plan costs many statements.
 _all_applied = Event()
@@ -151,7 +169,7 @@ def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus' text format: this process's histograms, then the counts of rows. Nine statements."""
+    """Prometheus' text format: this process's histograms, then the counts of rows. Eleven statements."""
     _require_scraper(request)
     as_system()
     rows = CollectorRegistry(auto_describe=False)
@@ -235,7 +253,8 @@ def _backups() -> Iterator[Metric]:
     )
     newest = GaugeMetricFamily(
         "flowplane_backup_newest_seconds",
-        "How long ago the newest backup of any cluster was completed; no sample when there is none.",
+        "How long ago the newest backup of any cluster was completed; no sample when there is none. It says nothing of "
+        "all others: see flowplane_backups_overdue.",
     )
     for row in rows:
         family.add_metric([row["state"]], row["count"])
@@ -243,6 +262,29 @@ def _backups() -> Iterator[Metric]:
             newest.add_metric([], row["age"].total_seconds())
     yield family
     yield newest
+
+
+def _overdue_backups() -> Iterator[Metric]:
+    completed = Backup.objects.filter(cluster=OuterRef("pk"), state=BackupState.COMPLETED).order_by("-number")
+    newest_at = Coalesce(Subquery(completed.values("finished_at")[:1]), F("created_at"))
+    allowed = ExpressionWrapper(
+        F("backup_every_hours") * timedelta(hours=MAX_BACKUP_PERIODS), output_field=DurationField()
+    )
+    scheduled = Cluster.objects.live().filter(lifecycle=Lifecycle.RUNNING, backup_every_hours__gt=0)
+    count, seconds = _overdue(
+        scheduled.annotate(newest_at=newest_at).filter(newest_at__lt=Now() - allowed), "newest_at"
+    )
+    yield GaugeMetricFamily(
+        "flowplane_backups_overdue",
+        "Running engine clusters with a backup schedule and no complete backup within two periods. One that has none "
+        "counts from its own beginning, so that a new schedule shows until its first backup is complete.",
+        value=count,
+    )
+    yield GaugeMetricFamily(
+        "flowplane_backups_overdue_seconds",
+        "How long the worst of them is without: since its newest backup, or since its own beginning.",
+        value=seconds,
+    )
 
 
 def _held() -> Iterator[Metric]:
@@ -279,6 +321,23 @@ def _installation() -> Iterator[Metric]:
     )
 
 
+def _own_backup() -> Iterator[Metric]:
+    # A restored database knows nothing of the backup that it came from, other than that it was restored from it.
+    events = AuditEvent.objects.filter(
+        organization=None, action__in=("installation.backed_up", "installation.restored")
+    ).order_by("-at", "-id")
+    seconds = math.inf
+    if found := events.annotate(now=Now()).values_list("changes", "now").first():
+        changes, now = found
+        seconds = (now - datetime.fromisoformat(changes["created_at"][1])).total_seconds()
+    yield GaugeMetricFamily(
+        "flowplane_installation_backup_seconds",
+        "How long ago the newest backup of Flowplane itself was taken; +Inf when there was none, so that a rule on its "
+        "age sounds then, too.",
+        value=seconds,
+    )
+
+
 # What is counted; one statement each.
 _FAMILIES: tuple[Callable[[], Iterator[Metric]], ...] = (
     _clusters,
@@ -286,7 +345,9 @@ _FAMILIES: tuple[Callable[[], Iterator[Metric]], ...] = (
     _turns,
     _mail,
     _backups,
+    _overdue_backups,
     _held,
     _leftovers,
     _installation,
+    _own_backup,
 )

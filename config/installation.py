@@ -14,8 +14,8 @@ from config.archive import Refusal
 # The role that owns everything: no policy hides a row from it.
 OWNER = "flowplane_owner"
 AUTHORITY_CERTIFICATE, AUTHORITY_KEY = "ca.pem", "ca.key"
-# By the settings that hold them. METRICS_TOKEN, passwords of databases and mail servers are not here: each of them
-# is half of a pair whose other half is elsewhere, and replacing both loses nothing.
+# By the settings that hold them. METRICS_TOKEN, BACKUP_S3_SECRET_KEY, passwords of databases and mail servers are not
+# here: each of them is half of a pair whose other half is elsewhere, and replacing both loses nothing.
 _TEXTS = {"secret_key": "SECRET_KEY", "credential_pepper": "CREDENTIAL_PEPPER", "master_keys": "MASTER_KEYS"}
 
 

@@ -24,6 +24,7 @@ from config import archive, installation
 from config.archive import Manifest, Refusal
 from config.database_server import DatabaseServer, database_server
 from config.postgres_tools import find_tools
+from provisioning.services import installation as installation_services
 from tenants import audit
 from tenants.actor import SYSTEM
 
@@ -62,6 +63,8 @@ def after_restore(connection: BaseDatabaseWrapper, manifest: Manifest) -> None:
         target_id=manifest.archive_id,
         changes={"created_at": (None, manifest.created_at), "age_seconds": (None, age_seconds)},
     )
+    # Also when no region can be asked what it remembers of a newer database.
+    installation_services.set_back()
 
 
 def restore(path: Path, identity: Path, *, force: bool = False) -> Outcome:
@@ -72,6 +75,7 @@ def restore(path: Path, identity: Path, *, force: bool = False) -> Outcome:
 
     Raises:
         Refusal: the archive, the settings, the server or running processes do not allow it. Nothing was changed.
+        OSError: about a file of the authority, the restored database is in its place by then. Run it again.
     """
     started = time.monotonic()
     with database_server() as server:
@@ -79,8 +83,9 @@ def restore(path: Path, identity: Path, *, force: bool = False) -> Outcome:
         if not force:
             server.require_nobody_connected()
         with _restored_beside(server, path, identity, is_replacing=is_replacing) as (manifest, secrets):
-            notes = _put_secrets_in_place(secrets)
             replaced = server.swap(end_connections=force, keep=is_replacing)
+    # Not before: until it has changed places it may be refused, and then nothing of it stays.
+    notes = _put_secrets_in_place(secrets)
     return Outcome(manifest, time.monotonic() - started, replaced, notes)
 
 

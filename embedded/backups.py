@@ -68,6 +68,9 @@ def restore(home: Home, ports: Ports, source: Path, identity: Path | None) -> st
 def _bring_secrets(home: Home, words: list[str]) -> None:
     """Give a home that has no database yet the backup's secrets, before others would be made.
 
+    What the backup does not hold is made anew, the backup store's key among it: the store's data lie in the home, so
+    where the home was lost there is nothing left that the old key would open.
+
     Raises:
         SetupError: it has others, or the backup does not open.
     """
@@ -79,7 +82,8 @@ def _bring_secrets(home: Home, words: list[str]) -> None:
     with tempfile.TemporaryDirectory(dir=home.secrets) as folder:
         argv: list[str | Path] = [VENV / "bin" / "python", "-m", "config.archive", "secrets", *words, "--to", folder]
         run(argv, purpose="Reading the backup", cwd=CHECKOUT, env=base_environment())
-        brought = {place: (Path(folder) / name).read_text(encoding="utf-8") for name, place in places.items()}
+        held = {path.name: path.read_text(encoding="utf-8") for path in Path(folder).iterdir()}
+    brought = {place: held[name] for name, place in places.items() if name in held}
     if others := [str(place) for place, text in brought.items() if place.exists() and place.read_text() != text]:
         raise SetupError(
             f"This home has secrets of its own that the backup does not know: {', '.join(others)}. Choose a fresh "

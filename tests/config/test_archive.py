@@ -12,6 +12,7 @@ import tarfile
 from collections import deque
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 from uuid import uuid4
@@ -299,6 +300,27 @@ def test_a_name_that_is_taken_is_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "backup.age").read_bytes() == b"yesterday's"
 
 
+def test_a_name_that_is_taken_meanwhile_is_left_alone(tmp_path: Path) -> None:
+    def meanwhile() -> Iterator[bytes]:
+        yield from pieces(DUMP)
+        (tmp_path / "backup.age").write_bytes(b"somebody else's")
+
+    with pytest.raises(Refusal, match="a backup replaces no other"):
+        write(tmp_path / "backup.age", meanwhile())
+    assert (tmp_path / "backup.age").read_bytes() == b"somebody else's"
+    assert [path.name for path in tmp_path.iterdir()] == ["backup.age"]
+
+
+def test_an_archive_that_a_killed_run_left_with_two_names_is_not_written_over(tmp_path: Path) -> None:
+    write(tmp_path / "backup.age")
+    (tmp_path / ".backup.age.unfinished").hardlink_to(tmp_path / "backup.age")
+    (tmp_path / "backup.age").rename(tmp_path / "yesterday.age")
+    write(tmp_path / "backup.age", pieces(b"today"))
+    assert read(tmp_path / "yesterday.age") == DUMP
+    assert read(tmp_path / "backup.age") == b"today"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["backup.age", "yesterday.age"]
+
+
 def test_a_folder_that_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(Refusal, match=r"No backup can be written to .*: No such file"):
         write(tmp_path / "absent" / "backup.age")
@@ -397,6 +419,21 @@ def test_the_secrets_come_out_without_any_setting(spoilt: Any, whole: bytes, ide
     assert done.returncode == 1
     assert f"{folder / 'secret_key'}: there already, with another content" in done.stderr
     assert not (folder / "ca.pem").exists()
+
+
+@pytest.mark.parametrize("name", ["../outside", "{folder}/outside", "a/../../outside", "..", ".hidden", "", "Upper"])
+def test_a_secret_of_a_name_that_leads_elsewhere_is_refused(
+    spoilt: Any, identity: Path, tmp_path: Path, name: str
+) -> None:
+    """Whoever knows the public key can write an archive: it must not choose the files that we write."""
+    name = name.format(folder=tmp_path)
+    members = (("manifest.json", make_manifest(secrets=(name,)).to_json()), (f"secrets/{name}", b"chosen"))
+    sums = "".join(f"{sha256(content).hexdigest()}  {member}\n" for member, content in members)
+    path = spoilt(pyrage.encrypt(tar_of(*members, ("SHA256SUMS", sums.encode())), [ME.to_public()]))
+    done = second_door("secrets", "--from", path, "--identity", identity, "--to", tmp_path / "deep" / "secrets")
+    assert done.returncode == 1
+    assert f"The backup names a secret {name!r}, which no Flowplane does" in done.stderr
+    assert sorted(found.name for found in tmp_path.rglob("*")) == ["identity", "spoilt.age"]
 
 
 def test_a_look_inside_reads_it_to_the_end(spoilt: Any, whole: bytes, identity: Path) -> None:

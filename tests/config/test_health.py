@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from datetime import timedelta
+import math
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -12,13 +13,14 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
-from config import health
+from config import backup, health, restore
 from provisioning import services
 from provisioning.backends.base import Find
-from provisioning.models import Cluster
+from provisioning.models import Backup, Cluster
 from provisioning.services import installation, leftovers
 from provisioning.states import ConditionType, Truth
 from tenants.models import MailKind, OutgoingMail
+from tests.config.test_archive import make_manifest
 from tests.conftest import WebClient
 from tests.factories import Person
 from tests.provisioning.conftest import ask
@@ -86,7 +88,7 @@ def test_metrics_count_rows(client: WebClient, cluster: Cluster) -> None:
     waited = next(line for line in text.splitlines() if line.startswith("flowplane_turns_overdue_seconds "))
     assert float(waited.split()[1]) >= 29
     assert "flowplane_http_request_seconds_bucket" in text
-    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 8
+    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 10
 
 
 def sample(client: WebClient, name: str) -> float | None:
@@ -108,6 +110,70 @@ def test_metrics_tell_of_backups_without_naming_anybody(client: WebClient, clust
     text = client.get("/metrics").content.decode()
     assert str(cluster.pk) not in text
     assert str(cluster.organization_id) not in text
+
+
+OVERDUE, WORST = "flowplane_backups_overdue", "flowplane_backups_overdue_seconds"
+
+
+def scheduled(cluster: Cluster, *, every_hours: int, created_hours_ago: int = 0, **overrides: Any) -> None:
+    """Have a cluster be backed up so often."""
+    created_at = Now() - timedelta(hours=created_hours_ago)
+    Cluster.objects.filter(pk=cluster.pk).update(backup_every_hours=every_hours, created_at=created_at, **overrides)
+
+
+def test_a_busy_cluster_hides_none_whose_schedule_fails(
+    client: WebClient, alice: Person, charlie: Person, cluster: Cluster
+) -> None:
+    busy = cluster
+    daily = services.create_cluster(actor=alice.actor, request=ask(name="daily")).cluster
+    hourly = services.create_cluster(actor=charlie.actor, request=ask(name="hourly")).cluster
+    assert (sample(client, OVERDUE), sample(client, WORST)) == (0, 0)
+    scheduled(busy, every_hours=1, created_hours_ago=100)
+    scheduled(daily, every_hours=24, created_hours_ago=100)
+    scheduled(hourly, every_hours=1, created_hours_ago=100)
+    make_backup(busy, finished_at=Now() - timedelta(minutes=5))
+    make_backup(daily, finished_at=Now() - timedelta(hours=47))
+    make_backup(hourly, finished_at=Now() - timedelta(hours=3))
+    make_backup(hourly, state="failed", finished_at=Now() - timedelta(minutes=5))
+    make_backup(hourly, state="removing", finished_at=Now() - timedelta(minutes=5))
+    assert sample(client, OVERDUE) == 1
+    assert sample(client, WORST) == pytest.approx(3 * 3600, abs=60)
+
+    Backup.objects.filter(cluster=daily).update(finished_at=Now() - timedelta(hours=49))
+    assert sample(client, OVERDUE) == 2
+    assert sample(client, WORST) == pytest.approx(49 * 3600, abs=60)
+
+
+@pytest.mark.parametrize(
+    ("circumstances", "count"),
+    [
+        ({"every_hours": 0, "created_hours_ago": 100}, 0),  # no schedule
+        ({"every_hours": 24, "created_hours_ago": 1}, 0),  # its first one may come yet
+        ({"every_hours": 24, "created_hours_ago": 100}, 1),
+        ({"every_hours": 24, "created_hours_ago": 100, "hold": "set_back"}, 1),  # nobody backs it up meanwhile
+        ({"every_hours": 24, "created_hours_ago": 100, "lifecycle": "suspended"}, 0),  # nothing changes in it
+        ({"every_hours": 24, "created_hours_ago": 100, "deleted_at": Now()}, 0),
+    ],
+)
+def test_without_any_backup_a_clusters_beginning_counts(
+    client: WebClient, cluster: Cluster, circumstances: dict[str, Any], count: int
+) -> None:
+    scheduled(cluster, **circumstances)
+    assert sample(client, OVERDUE) == count
+    assert sample(client, WORST) == pytest.approx(count * 100 * 3600, abs=60)
+
+
+def test_metrics_tell_the_age_of_flowplanes_own_backup(client: WebClient) -> None:
+    name, now = "flowplane_installation_backup_seconds", datetime.now(UTC)
+    assert sample(client, name) == math.inf, "a rule on the age sounds when there is none"
+    backup.put_on_record(make_manifest(created_at=now - timedelta(hours=30)), 1)
+    backup.put_on_record(make_manifest(created_at=now - timedelta(hours=2)), 1)
+    assert sample(client, name) == pytest.approx(2 * 3600, abs=60)
+    # Restored from another one, in whose trail it does not stand itself.
+    restore.after_restore(connection, make_manifest(created_at=now - timedelta(hours=5)))
+    assert sample(client, name) == pytest.approx(5 * 3600, abs=60)
+    backup.put_on_record(make_manifest(created_at=now), 1)
+    assert sample(client, name) == pytest.approx(0, abs=60)
 
 
 def test_metrics_tell_what_waits_for_an_operator(client: WebClient, cluster: Cluster) -> None:

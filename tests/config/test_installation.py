@@ -37,6 +37,11 @@ CLUSTERS = 300
 EVENT = "INSERT INTO tenants_auditevent (id, actor_kind, actor_id, actor_label, source_address, request_id, action, \
 target_kind, target_id, changes) VALUES (gen_random_uuid(), 'system', '', %s, '', '', 'test.noted', 'test', '', '{}')"
 
+# Of a cluster in a restored database, what is not as it was: it is on hold, and turns begun before count no more.
+HELD = ["hold", "due_at", "lease_epoch", "lease_expires_at"]
+# What a restore writes into: the trail, and that the database is set back.
+MARKED = {"tenants_auditevent", "provisioning_cluster", "provisioning_installation"}
+
 CASTS = re.compile(r"::(character varying|text)(\[\])?|[()]")
 
 
@@ -87,11 +92,17 @@ class Installation:
         return self.files / f"{uuid4().hex[:8]}.age"
 
     def back_up(self, **overrides: str) -> Path:
-        """A new archive."""
+        """A new archive, and a database that does not tell of it."""
         path = self.new_name()
         done = self.run("installation_backup", "--to", path, "--recipient", self.recipient, **overrides)
         assert done.status == 0, done.said
+        self.forget("installation.backed_up")
         return path
+
+    def forget(self, action: str) -> None:
+        """Take something out of the trail."""
+        with self.connect() as connection:
+            connection.execute("DELETE FROM tenants_auditevent WHERE action = %s", [action])
 
     def restoring(self, path: Path, *flags: str) -> tuple[str | Path, ...]:
         """The words of a restore."""
@@ -117,6 +128,19 @@ class Installation:
                 assert row is not None
                 prints[table] = row
         return prints
+
+    def clusters(self, database: str = "flowplane") -> list[Any]:
+        """Each cluster, without what is written on those that are held."""
+        question = "SELECT to_jsonb(c) - %s::text[] FROM provisioning_cluster c ORDER BY id"
+        return self.ask(question, HELD, database=database)
+
+    def holds(self, database: str = "flowplane") -> list[Any]:
+        """Why clusters are held, each reason once, and whether the database knows that it was set back."""
+        return self.ask(
+            "SELECT array(SELECT DISTINCT hold FROM provisioning_cluster),"
+            " EXISTS (SELECT FROM provisioning_installation WHERE set_back_at IS NOT NULL)",
+            database=database,
+        )
 
     def schema(self, database: str = "flowplane") -> str:
         """Tables, owners, grants, default privileges, policies, triggers: whatever a schema consists of, as SQL."""
@@ -234,9 +258,39 @@ def test_where_a_policy_would_hide_rows_there_is_no_backup(installation: Install
 def test_the_secrets_are_in_it(installation: Installation, saved: Path) -> None:
     home = installation.bench.home
     found = opened(installation, saved).secrets
-    assert {name: keyring.secret_file(home, name).read_bytes() for name in keyring.SECRETS}.items() <= found.items()
-    assert found["ca.pem"] == home.certificate.read_bytes()
-    assert found["ca.key"] == certificates.authority_key_file(home).read_bytes()
+    kept = ("secret_key", "credential_pepper", "master_keys")
+    assert found == {
+        **{name: keyring.secret_file(home, name).read_bytes() for name in kept},
+        "ca.pem": home.certificate.read_bytes(),
+        "ca.key": certificates.authority_key_file(home).read_bytes(),
+    }
+
+
+def test_it_is_on_record(installation: Installation, before: Any) -> None:
+    path = installation.new_name()
+    done = installation.run("installation_backup", "--to", path, "--recipient", installation.recipient)
+    assert done.status == 0, done.said
+    manifest = opened(installation, path).manifest
+    question = "SELECT target_id, changes FROM tenants_auditevent WHERE action = 'installation.backed_up'"
+    ((target, changes),) = installation.ask(question)
+    assert target == manifest.archive_id
+    assert changes == {
+        "created_at": [None, manifest.created_at.isoformat()],
+        "size_bytes": [None, path.stat().st_size],
+    }
+    installation.forget("installation.backed_up")
+
+
+def test_a_backup_that_cannot_be_put_on_record_is_whole_and_said(installation: Installation, before: Any) -> None:
+    path = installation.new_name()
+    with installation.connect() as connection:
+        quiet = "CHECK (action <> 'installation.backed_up') NOT VALID"
+        connection.execute(f"ALTER TABLE tenants_auditevent ADD CONSTRAINT quiet {quiet}")
+        done = installation.run("installation_backup", "--to", path, "--recipient", installation.recipient)
+        connection.execute("ALTER TABLE tenants_auditevent DROP CONSTRAINT quiet")
+    assert done.status == 1
+    assert f"{path} is whole. Only the audit trail, and with it /metrics, does not know of it." in done.said
+    opened(installation, path)
 
 
 def test_nothing_of_it_can_be_read_without_the_identity(installation: Installation, saved: Path) -> None:
@@ -317,6 +371,7 @@ def test_no_secret_is_on_a_command_line_and_only_the_password_in_an_environment(
         },
     ) as running:
         assert running.wait() == 0
+    installation.forget("installation.backed_up")
     noted = spies.notes.read_text()
     argv = [line for line in noted.splitlines() if line.startswith("ARGV")]
     assert sum("--snapshot=" in line for line in argv) == 1
@@ -396,7 +451,7 @@ def test_a_full_disk_is_said_and_nothing_is_left(installation: Installation) -> 
 
 
 def test_everything_comes_back_as_it_was(installation: Installation, saved: Path, tidy: None) -> None:
-    state, schema = installation.imprint(), installation.schema()
+    state, schema, clusters = installation.imprint(), installation.schema(), installation.clusters()
     rights = installation.ask("SELECT datdba::regrole::text, datacl::text FROM pg_database WHERE datname = 'flowplane'")
     with installation.connect() as connection:
         connection.execute("TRUNCATE tenants_credential, provisioning_cluster CASCADE")
@@ -409,7 +464,8 @@ def test_everything_comes_back_as_it_was(installation: Installation, saved: Path
     assert done.status == 0, done.said
 
     now = installation.imprint()
-    assert [table for table in state if now[table] != state[table]] == ["tenants_auditevent"]
+    assert {table for table in state if now[table] != state[table]} == MARKED
+    assert installation.clusters() == clusters
     assert installation.schema() == schema
     assert rights == installation.ask(
         "SELECT datdba::regrole::text, datacl::text FROM pg_database WHERE datname = 'flowplane'"
@@ -424,6 +480,24 @@ def test_everything_comes_back_as_it_was(installation: Installation, saved: Path
     assert target == manifest.archive_id
     assert changes["created_at"] == [None, manifest.created_at.isoformat()]
     assert 0 <= changes["age_seconds"][1] < 3600
+
+
+def test_a_restored_database_is_set_back_and_a_rehearsal_leaves_the_present_one_as_it_is(
+    installation: Installation, saved: Path, tidy: None
+) -> None:
+    assert installation.holds() == [([""], False)]
+    done = installation.run(*installation.restoring(saved, "--rehearse"))
+    assert done.status == 0, done.said
+    assert "“Installations” at /operator/" not in done.said
+    assert installation.holds() == [([""], False)]
+
+    done = installation.run(*installation.restoring(saved))
+    assert done.status == 0, done.said
+    assert "nothing is removed in any region" in done.said
+    assert "“Installations” at /operator/" in done.said
+    assert installation.holds() == [(["set_back"], True)]
+    (former,) = [name for name in installation.databases() if "_replaced_" in name]
+    assert installation.holds(former) == [([""], False)]
 
 
 def test_the_walls_stand_in_a_restored_database(installation: Installation, saved: Path, tidy: None) -> None:
@@ -476,7 +550,8 @@ def test_a_database_without_data_is_replaced_and_not_kept(
     assert done.status == 0, done.said
     assert installation.databases() == {"flowplane", "kept", name}
     theirs, ours = installation.imprint(name), installation.imprint()
-    assert [table for table in ours if theirs[table] != ours[table]] == ["tenants_auditevent"]
+    assert {table for table in ours if theirs[table] != ours[table]} == MARKED
+    assert installation.clusters(name) == installation.clusters()
 
 
 def test_an_older_schema_is_migrated_forward(installation: Installation, tidy: None) -> None:
@@ -593,7 +668,9 @@ def test_on_a_fresh_machine_the_secrets_come_first(installation: Installation, s
     subprocess.run(
         [sys.executable, "-m", "config.archive", *map(str, words)], cwd=CHECKOUT, check=True, capture_output=True
     )
-    overrides = {f"{name.upper()}_FILE": str(secrets / name) for name in keyring.SECRETS}
+    # The authority lies where the settings say already.
+    brought = [path for path in secrets.iterdir() if not path.name.startswith("ca.")]
+    overrides = {f"{path.name.upper()}_FILE": str(path) for path in brought}
     done = installation.run(*installation.restoring(saved), **overrides, DATABASE_URL=url)
     assert done.status == 0, done.said
     installation.drop("fresh")
@@ -606,8 +683,7 @@ def test_keys_that_were_changed_since_may_stand_in_front(
     strange_keys.write_text(f"{strange_keys.read_text()},{old}")
     done = with_keys(installation, strange_keys, *installation.restoring(saved, "--rehearse"))
     assert done.status == 0, done.said
-    with installation.connect() as connection:
-        connection.execute("DELETE FROM tenants_auditevent WHERE action = 'installation.restore_rehearsed'")
+    installation.forget("installation.restore_rehearsed")
 
 
 def test_the_authority_comes_back_where_there_is_none(
@@ -621,6 +697,21 @@ def test_the_authority_comes_back_where_there_is_none(
     assert (tmp_path / "ca.key").read_bytes() == certificates.authority_key_file(home).read_bytes()
     assert stat.S_IMODE((tmp_path / "ca.key").stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "ca.pem").stat().st_mode) == 0o644
+
+
+def test_an_authority_that_cannot_be_written_is_said_and_another_restore_brings_it(
+    installation: Installation, saved: Path, tidy: None, tmp_path: Path
+) -> None:
+    files = {"CA_CERT_FILE": str(tmp_path / "absent" / "ca.pem"), "CA_KEY_FILE": str(tmp_path / "absent" / "ca.key")}
+    done = installation.run(*installation.restoring(saved), **files)
+    assert done.status == 1
+    assert "see in its audit trail whether it is the restored one. The system said: [Errno 2]" in done.said
+    restored = "SELECT count(*) FROM tenants_auditevent WHERE action = 'installation.restored'"
+    assert installation.ask(restored) == [(1,)]
+    (tmp_path / "absent").mkdir()
+    done = installation.run(*installation.restoring(saved), **files)
+    assert done.status == 0, done.said
+    assert sorted(path.name for path in (tmp_path / "absent").iterdir()) == ["ca.key", "ca.pem"]
 
 
 def test_another_authority_and_session_key_are_kept_and_said(
@@ -695,8 +786,7 @@ def test_a_rehearsal_runs_beside_the_product_and_is_on_record(installation: Inst
     )
     assert target == opened(installation, saved).manifest.archive_id
     assert seconds >= 0
-    with installation.connect() as connection:
-        connection.execute("DELETE FROM tenants_auditevent WHERE action = 'installation.restore_rehearsed'")
+    installation.forget("installation.restore_rehearsed")
     assert installation.imprint() == state
 
 
@@ -790,10 +880,12 @@ def test_a_killed_backup_leaves_no_archive_and_the_next_one_works(
         time.sleep(later_seconds)
         kill(running)
     if path.exists():  # it was quicker than we: then it is whole
+        installation.forget("installation.backed_up")
         opened(installation, path)
         return
     assert stat.S_IMODE(unfinished.stat().st_mode) == 0o600
     assert installation.run(*words).status == 0
+    installation.forget("installation.backed_up")
     assert not unfinished.exists()
     opened(installation, path)
 
@@ -836,7 +928,8 @@ def test_a_killed_restore_leaves_the_old_database_or_the_new_one(
         is_new = moments(installation, watch)["in place"]()
     now = installation.imprint()
     if is_new:
-        assert [table for table in new if now[table] != new[table]] == ["tenants_auditevent"]
+        assert {table for table in new if now[table] != new[table]} == MARKED
+        assert installation.holds() == [(["set_back"], True)]
         assert installation.ask("SELECT count(*) FROM tenants_auditevent WHERE action = 'installation.restored'") == [
             (1,)
         ]
@@ -869,17 +962,19 @@ def test_killed_while_it_waits_for_its_place(installation: Installation, saved: 
 
 
 def test_somebody_who_comes_in_meanwhile_keeps_the_old_database(
-    installation: Installation, saved: Path, before: Any
+    installation: Installation, saved: Path, before: Any, tmp_path: Path
 ) -> None:
+    files = {"CA_CERT_FILE": str(tmp_path / "ca.pem"), "CA_KEY_FILE": str(tmp_path / "ca.key")}
     with (
         installation.connect(database="postgres") as watch,
-        installation.start(*installation.restoring(saved)) as running,
+        installation.start(*installation.restoring(saved), **files) as running,
     ):
         until(moments(installation, watch)["made"], running)
         with installation.connect("flowplane_app"):
             said = running.communicate()[0]
     assert running.returncode == 1
     assert "Connected to flowplane: flowplane_app (web; the test" in said
+    assert list(tmp_path.iterdir()) == [], "nor is the backup's authority put in its place"
 
 
 def test_an_interrupted_restore_cleans_up(installation: Installation, saved: Path, before: Any) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandParser
 
-from config.backup import back_up
+from config.backup import back_up, put_on_record
 from config.management.refusals import said_in_a_sentence
 
 
@@ -28,7 +28,9 @@ class Command(BaseCommand):
         )
 
     def handle(self, *args: Any, to: Path, recipient: list[str], **options: Any) -> None:
-        """Write it, read it back, and say what is in it."""
+        """Write it, read it back, put it on record, and say what is in it."""
         with said_in_a_sentence("There is no backup, and nothing is left of what was begun."):
             manifest, size_bytes = back_up(to.absolute(), recipient)
+        with said_in_a_sentence(f"{to} is whole. Only the audit trail, and with it /metrics, does not know of it."):
+            put_on_record(manifest, size_bytes)
         self.stdout.write(f"{to}: {manifest}; {size_bytes / 1e6:.1f} MB, read back and whole.")

@@ -10,6 +10,12 @@ from django.core.management.base import BaseCommand, CommandParser
 from config.management.refusals import said_in_a_sentence
 from config.restore import Outcome, rehearse, restore
 
+# The database is set back, as `provisioning.services.installation.set_back` has it: what that means for a person.
+AFTERWARDS = (
+    "Until an operator has acknowledged it, nothing is removed in any region; clusters that are not there as they are "
+    "wished here stay as they are until each was looked at. See “Installations” at /operator/."
+)
+
 
 class Command(BaseCommand):
     """For operators, as `flowplane_owner`, with the processes stopped."""
@@ -44,4 +50,6 @@ def _sentences(outcome: Outcome, *, rehearsed: bool) -> list[str]:
             f"The former database is kept as {outcome.replaced}. When it is not needed any more: "
             f"DROP DATABASE {outcome.replaced}"
         )
+    if not rehearsed:
+        lines.append(AFTERWARDS)
     return [*lines, *outcome.notes]
