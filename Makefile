@@ -11,7 +11,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
-.PHONY: bench-installation format lock
+.PHONY: bench-installation chaos static-stability format lock
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -46,8 +46,16 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 	$(EMBEDDED) detached -- $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --quiet tests/architecture/test_migrations.py
 
-test: setup-development ## The whole test suite, on real servers and engines (ARGS='-k name': a part of it)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest $(ARGS)
+test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos" $(ARGS)
+
+chaos: setup-development ## What is left out there for time: every kill, long lives, 1,000 random kills (SEED=1; hours)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m chaos $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest --every-kill --timeout 7200 tests/provisioning/test_kills.py
+	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED))
+
+static-stability: setup-development ## Everything of ours off for half an hour, under load
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -s --off-seconds 1800 tests/e2e/test_static_stability.py
 
 screenshots: setup-development ## Make the pictures of docs/images anew
 	$(BIN)/python -m embedded.screenshots

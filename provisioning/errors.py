@@ -126,6 +126,10 @@ class RemovalsHeld(Temporary):
     """Many clusters would be removed at once and nobody asked for it: an operator has to look first."""
 
     code = "removals_held"
+    sentence = (
+        "This cluster would be removed now, and others with it, although nobody asked for that. Nothing is removed "
+        "until an operator has looked; the engine goes on as it is."
+    )
 
 
 class HeldBack(Temporary):

@@ -384,7 +384,7 @@ def _claimed(values: Sequence[Any]) -> Cluster:
         setattr(cluster, name, row)
     for name in ("now", "open_operation_id", "open_operation_kind", "tried_steps"):
         setattr(cluster, name, next(rest))
-    cluster.wanted_number, cluster.wanted_reason, cluster.wanted_at = rest
+    cluster.wanted_number, cluster.wanted_reason = rest
     return cast(Cluster, cluster)
 
 

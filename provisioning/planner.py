@@ -141,12 +141,13 @@ def plan(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
 
 def is_steady(desired: DesiredCluster, observed: ObservedCluster) -> bool:
     """Whether every broker that the engine counts on is well, so that one of them may be taken away for a while."""
-    return observed.available and all(
-        broker.healthy for broker in _brokers(_nodes_to_run(desired, observed), observed) if _counts(broker, observed)
-    )
+    return observed.available and all(broker.healthy for broker in _counted(desired, observed))
 
 
 def _run(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
+    if observed.entrance is False and any(one.running and not one.stopping for one in observed.brokers):
+        # It needs neither the release nor room for a broker, and without it nobody reaches those that run.
+        return StartEngine(())
     if observed.data is not Work.DONE:
         return _restore(observed)
     nodes = _nodes_to_run(desired, observed)
@@ -155,20 +156,22 @@ def _run(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
     outdated = [broker for broker in running if broker.digest != desired.digest or not broker.has_wished_data]
     absent = tuple(broker.node for broker in brokers if not broker.running)
     ending = [broker for broker in running if broker.stopping]
-    if not outdated and not absent and not ending and observed.entrance is not False:
+    if not outdated and not absent and not ending:
         return _settle(desired, observed)
     # Whatever has to be restarted goes on serving until its successor is ready to start.
     if observed.release is not ReleaseState.READY:
         return _prepare(observed)
+    if aliens := _aliens_to_end(desired, observed):
+        return _end(aliens, StepKind.ROLL_BROKERS)
     if _is_whole_restart(desired, running):
         return _stop(observed)
     step = StepKind.ROLL_BROKERS if _is_rolling(desired, brokers) else StepKind.START_ENGINE
     if ending:
         return _end(ending, StepKind.STOP_ENGINE if desired.size.brokers == 1 else step)
-    if absent or observed.entrance is False:
+    if absent:
         return StartEngine(absent, step)
-    # One after the other, from the highest number: the others hold every partition meanwhile.
-    return StopEngine((outdated[-1].node,), step) if is_steady(desired, observed) else Wait(step)
+    following = _next_to_replace(desired, observed, outdated)
+    return Wait(step) if following is None else StopEngine((following.node,), step)
 
 
 def _settle(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
@@ -180,7 +183,9 @@ def _settle(desired: DesiredCluster, observed: ObservedCluster) -> Action | None
     if observed.members and set(observed.members) != set(desired.nodes):
         return Rescale()
     if retired := tuple(one.node for one in observed.brokers if one.node not in desired.nodes):
-        return RetireBrokers(retired)
+        # An engine of several that does not say whom it counts on has let nobody go. A single broker never says.
+        is_let_go = bool(observed.members) or desired.size.brokers == 1
+        return RetireBrokers(retired) if is_let_go else Wait(StepKind.AWAIT_HEALTHY)
     if desired.backup is not None and observed.backup is not Work.DONE:
         return Wait(StepKind.TAKE_BACKUP) if observed.backup is Work.RUNNING else TakeBackup()
     if not observed.is_balanced:
@@ -212,6 +217,49 @@ def _brokers(nodes: Iterable[int], observed: ObservedCluster) -> list[ObservedBr
 def _counts(broker: ObservedBroker, observed: ObservedCluster) -> bool:
     """Whether the engine counts on this broker: one that it has not taken in yet is not healthy, and need not be."""
     return not observed.members or broker.node in observed.members
+
+
+def _counted(desired: DesiredCluster, observed: ObservedCluster) -> list[ObservedBroker]:
+    return [one for one in _brokers(_nodes_to_run(desired, observed), observed) if _counts(one, observed)]
+
+
+def _aliens_to_end(desired: DesiredCluster, observed: ObservedCluster) -> list[ObservedBroker]:
+    """The brokers that tried a release which was taken back, while the others serve on the wished one: they alone end.
+
+    They are too few to hold a partition, so all that was said yes to is on the others as well, and what they begin
+    with anew comes from there. Once they were told to stop, a bad look at one of the others does not stop all.
+    """
+    counted = _counted(desired, observed)
+    aliens = [one for one in counted if one.running and _is_alien(one, desired)]
+    others = [one for one in counted if one not in aliens]
+    are_few = len(aliens) <= (desired.size.replication_factor - 1) // 2
+    were_told = all(one.stopping for one in aliens)
+    serve = all(_serves_as_wished(one, desired) and (one.healthy or were_told) for one in others)
+    return aliens if are_few and serve else []
+
+
+def _is_alien(broker: ObservedBroker, desired: DesiredCluster) -> bool:
+    """Whether it works on the wished data, and is of a release that the wished one cannot work beside."""
+    fitting = {desired.release.version, *desired.release.rolls_from}
+    return broker.has_wished_data and broker.digest != desired.digest and broker.release not in fitting
+
+
+def _serves_as_wished(broker: ObservedBroker, desired: DesiredCluster) -> bool:
+    is_up = broker.running and not broker.stopping
+    return is_up and broker.digest == desired.digest and broker.has_wished_data
+
+
+def _next_to_replace(
+    desired: DesiredCluster, observed: ObservedCluster, outdated: list[ObservedBroker]
+) -> ObservedBroker | None:
+    """One after the other, from the highest number, while all are well: the others hold every partition meanwhile.
+
+    One that is not well itself comes first: nobody has it anyway, and what it is sick of may be what the change mends.
+    """
+    if is_steady(desired, observed):
+        return outdated[-1]
+    sick = [one for one in _counted(desired, observed) if not one.healthy]
+    return sick[0] if len(sick) == 1 and sick[0] in outdated else None
 
 
 def _is_whole_restart(desired: DesiredCluster, running: list[ObservedBroker]) -> bool:

@@ -15,6 +15,7 @@ from django.db import InterfaceError, OperationalError
 from common.errors import Permanent, Temporary
 from provisioning import executor, planner, services, wakeups
 from provisioning import selectors as read
+from provisioning.backends.base import ClusterBackend
 from provisioning.conditions import code_of
 from provisioning.errors import (
     BackupFailed,
@@ -28,11 +29,21 @@ from provisioning.errors import (
     WorkerKeepsDying,
 )
 from provisioning.models import Cluster
-from provisioning.planner import Action, PrepareRelease, RemoveCluster, RestoreData, StartEngine, TakeBackup, Wait
+from provisioning.planner import (
+    Action,
+    LetGo,
+    PrepareRelease,
+    RemoveCluster,
+    RestoreData,
+    StartEngine,
+    StopEngine,
+    TakeBackup,
+    Wait,
+)
 from provisioning.services import TurnOutcome
-from provisioning.spec import ObservedCluster, ReleaseState, Work
+from provisioning.spec import Lifecycle, ObservedCluster, ReleaseState, Work
 from provisioning.statements import MAX_DEATHS
-from provisioning.states import Condition, Hold, OperationKind, StepKind
+from provisioning.states import Hold, OperationKind, StepKind
 from provisioning.turnstile import Turnstile
 
 logger = logging.getLogger(__name__)
@@ -53,9 +64,6 @@ UNWATCHED_SECONDS = 20.0
 
 MAX_BACKOFF_SECONDS = 300.0
 
-# The engine itself never gives a backup up. One of some gigabytes takes a few minutes.
-BACKUP_PATIENCE_SECONDS = 900.0
-
 # A new release, or restored data, on which the engine ends so often is taken back.
 TRIAL_STARTS = 3
 
@@ -67,7 +75,7 @@ _HOLD_SENTENCES = {
         "The account database was restored from an older copy, and the region has seen later changes of this cluster "
         "than it knows. Nothing is done until an operator has looked; the engine goes on as it is."
     ),
-    Hold.UNEXPLAINED: "Nothing is done for this cluster until an operator has looked.",
+    Hold.UNEXPLAINED: RemovalsHeld.sentence,
 }
 # One message keeps a worker's thread for so long at most: mails wait behind it, and so does the worker's own end.
 SERVE_SECONDS = 2.0
@@ -209,8 +217,10 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         if action is None:
             return _resting(subject, observed)
         if subject.stall is not None:
-            return _stalled(subject.stall, observed, action)
+            return _stalled(subject, backend, observed, action)
         _refuse_hopeless(subject, observed, action)
+        if isinstance(action, LetGo):
+            services.end_trial(subject.row)
         executed = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
     except Temporary as error:
         seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))
@@ -218,7 +228,7 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
     except Permanent as error:
         # Without an operation there is nothing that a person could retry: look again by ourselves.
         is_permanent = subject.open_operation_id is not None
-        is_withdrawn = is_permanent and subject.row.is_on_trial and _has_way_back(subject, observed)
+        is_withdrawn = is_permanent and _is_trial(subject) and _has_way_back(subject, observed)
         return TurnOutcome(
             observed,
             action,
@@ -226,7 +236,7 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
             error_message=error.message,
             is_permanent=is_permanent and not is_withdrawn,
             is_withdrawn=is_withdrawn,
-            due_in_seconds=None if is_permanent else MAX_BACKOFF_SECONDS,
+            due_in_seconds=_due_after_failure(action, observed) if is_permanent else MAX_BACKOFF_SECONDS,
         )
     except Exception:  # the loop's rim: one broken cluster must not stop the others, and must not spin
         logger.exception("turn failed", extra={"cluster_id": subject.row.pk, "turn_id": turn_id})
@@ -273,9 +283,30 @@ def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcom
     )
 
 
-def _stalled(stall: Condition, observed: ObservedCluster, action: Action) -> TurnOutcome:
-    """Look, but do nothing before a person has acted."""
-    return TurnOutcome(observed, action, error_code=code_of(stall), error_message=stall.message, is_permanent=True)
+def _stalled(
+    subject: read.TurnSubject, backend: ClusterBackend, observed: ObservedCluster, action: Action
+) -> TurnOutcome:
+    """Look, and go no further before a person has acted; but brokers that end beside others are started again."""
+    row, stall = subject.row, subject.stall
+    assert stall is not None, "only a stalled cluster comes here"
+    heals = isinstance(action, StartEngine) and observed.available and not row.hold
+    may_start = heals and (row.start_after is None or row.start_after <= subject.now)
+    return TurnOutcome(
+        observed,
+        action,
+        executed=may_start and executor.execute(action, backend, subject.desired, epoch=row.lease_epoch),
+        error_code=code_of(stall),
+        error_message=stall.message,
+        is_permanent=True,
+        due_in_seconds=UNWATCHED_SECONDS if heals else _due_after_failure(action, observed),
+    )
+
+
+def _due_after_failure(action: Action | None, observed: ObservedCluster | None) -> float | None:
+    """A failure waits for a person, who may come any time; but what runs is still looked after."""
+    if isinstance(action, TakeBackup | Wait) and action.step is StepKind.TAKE_BACKUP:
+        return 0.0  # the failure is on record, and the engine as it was
+    return RESYNC_SECONDS if observed is not None and observed.running else None
 
 
 def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, action: Action) -> None:
@@ -291,15 +322,35 @@ def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, actio
             raise RestoreFailed(observed.data_detail)
         case TakeBackup() if observed.backup is Work.FAILED:
             raise BackupFailed(observed.backup_detail)
-        case TakeBackup() | Wait(StepKind.TAKE_BACKUP) if subject.backup_seconds > BACKUP_PATIENCE_SECONDS:
-            raise BackupFailed(f"The backup was not complete after {BACKUP_PATIENCE_SECONDS / 60:.0f} minutes.")
         case RemoveCluster():
             _require_explanation(subject)
+        case StopEngine():
+            _require_readable_data(subject, observed)
         case StartEngine():
             _refuse_start(subject, observed)
         case _:
             pass
     _refuse_endless_trial(subject, observed)
+
+
+def _require_readable_data(subject: read.TurnSubject, observed: ObservedCluster) -> None:
+    """Let an engine run on that has gone to a later release than is wished: it could not be started again on this one.
+
+    So it is where the wish is older than the engine, after a restore of the account database.
+    """
+    release = subject.row.former_release if subject.is_half_way else subject.row.release
+    assert release is not None, "an upgrade that waits for its backup has a former release"
+    desired = subject.desired
+    if desired.size.brokers > 1 or observed.keeps_former or desired.lifecycle is not Lifecycle.RUNNING:
+        return
+    readable = ("", release.pk, *release.upgrades_from)
+    unreadable = [one.release for one in observed.brokers if one.has_wished_data and one.release not in readable]
+    if unreadable:
+        raise HeldBack(
+            f"The engine runs {unreadable[0]}, and {release.pk} is wished. Its data never goes back to an earlier "
+            "release, so it goes on as it is until an operator has set the wish right.",
+            retry_after_seconds=HELD_SECONDS,
+        )
 
 
 def _refuse_start(subject: read.TurnSubject, observed: ObservedCluster) -> None:
@@ -314,6 +365,10 @@ def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) 
     ends_at = subject.row.trial_ends_at
     if ends_at is not None and ends_at < subject.now and not planner.is_steady(subject.desired, observed):
         raise _trial_failed(subject, observed, f"The engine was not healthy in time. {observed.waits_for}".strip())
+
+
+def _is_trial(subject: read.TurnSubject) -> bool:
+    return subject.row.is_on_trial and subject.open_operation_kind in read.TRIED
 
 
 def _has_way_back(subject: read.TurnSubject, observed: ObservedCluster | None) -> bool:
@@ -348,11 +403,14 @@ def _require_explanation(subject: read.TurnSubject) -> None:
     """
     held = read.unexplained_removals(subject.row)
     if held is not None:
-        raise RemovalsHeld(
-            f"{held.due} of the region's {held.live} clusters would be removed now although nobody asked for it. "
-            f"Nothing is removed until an operator has looked (more than {held.allowed} at once is never right).",
-            retry_after_seconds=HELD_SECONDS,
+        logger.error(
+            "%d of the %d clusters of a region would be removed and nobody asked for it; %d may be",
+            held.due,
+            held.live,
+            held.allowed,
+            extra={"cluster_id": subject.row.pk},
         )
+        raise RemovalsHeld(RemovalsHeld.sentence, retry_after_seconds=HELD_SECONDS)
 
 
 def _keeps_ending(attempts: int, observed: ObservedCluster, *, wait: timedelta) -> Temporary:

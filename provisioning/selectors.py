@@ -6,17 +6,18 @@ import re
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import Any
+from datetime import datetime
+from functools import cache
+from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
 from django.contrib.postgres.expressions import ArraySubquery
 from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
-from django.db.models.functions import JSONObject, Now
+from django.db.models.functions import Now
 
 from common.errors import NotFound
-from provisioning import conditions, licences, verdicts
+from provisioning import conditions, licences, statements, verdicts
 from provisioning.models import Backup, Channel, Cluster, Operation, OperationStep, PlanType, Region, Release
 from provisioning.spec import (
     BackupRef,
@@ -46,7 +47,7 @@ from provisioning.states import (
     summarize,
 )
 from tenants.actor import Actor, PrincipalKind
-from tenants.paging import Page, Slice, slice_newest_first
+from tenants.paging import Page, Slice, position_of, slice_newest_first, slice_of
 from tenants.roles import Permission
 
 # Finished steps that say how long a step takes here; more would only say how long it once took.
@@ -186,8 +187,7 @@ class BackupView:
 class TurnSubject:
     """All that one reconcile turn decides on. `now` is the database's time.
 
-    `tried_steps` are those that the operation in progress has begun at least once; `backup_seconds` is how long the
-    wished backup has been wished for.
+    `tried_steps` are those that the operation in progress has begun at least once.
     """
 
     row: Cluster
@@ -196,7 +196,6 @@ class TurnSubject:
     open_operation_id: UUID | None
     open_operation_kind: OperationKind | None
     tried_steps: frozenset[StepKind]
-    backup_seconds: float
 
     @property
     def is_in_undo_window(self) -> bool:
@@ -230,23 +229,28 @@ def licence_note(licence: str) -> str:
 
 
 def clusters_of(actor: Actor, page: Page) -> Slice[ClusterView]:
-    """The organization's clusters, newest first. One query."""
+    """The organization's clusters, newest first. One prepared statement."""
     actor.require(Permission.CLUSTERS_READ)
-    rows = slice_newest_first(_viewed(actor).filter(drill_of=None), page)
+    after = position_of(page)
+    statement = _list_statement(page.limit + 1, is_first=after is None)
+    created_at, cluster_id = after or (None, None)
+    known = {"organization_id": actor.organization, "created_at": created_at, "id": cluster_id}
+    rows = slice_of([_viewed(values) for values in statements.fetch_all(statement, known)], page)
     return Slice([_cluster_view(row) for row in rows.items], rows.next_cursor)
 
 
 def cluster(actor: Actor, cluster_id: UUID) -> ClusterView:
-    """One cluster, also when it is being deleted. One query.
+    """One cluster, also when it is being deleted. One prepared statement.
 
     Raises:
         NotFound: no such cluster in the actor's organization, or it is gone.
     """
     actor.require(Permission.CLUSTERS_READ)
-    row = _viewed(actor).filter(pk=cluster_id).first()
-    if row is None:
+    known = {"organization_id": actor.organization, "cluster_id": cluster_id}
+    values = statements.fetch(_view_statement(), known)
+    if values is None:
         raise NotFound("There is no such cluster in this organization.")
-    return _cluster_view(row)
+    return _cluster_view(_viewed(values))
 
 
 def operations_of(actor: Actor, page: Page, cluster_id: UUID | None = None) -> Slice[OperationView]:
@@ -257,20 +261,24 @@ def operations_of(actor: Actor, page: Page, cluster_id: UUID | None = None) -> S
         rows = rows.filter(cluster_id=cluster_id)
     found = slice_newest_first(rows, page)
     paces = _paces(actor.organization, found.items)
-    return Slice([_operation_view(row, paces) for row in found.items], found.next_cursor)
+    return Slice([_operation_view(row, row.steps.all(), paces) for row in found.items], found.next_cursor)
 
 
 def operation(actor: Actor, operation_id: UUID) -> OperationView:
-    """One operation with its steps and verdict. Three queries.
+    """One operation with its steps and verdict. Three prepared statements.
 
     Raises:
         NotFound: no such operation in the actor's organization.
     """
     actor.require(Permission.CLUSTERS_READ)
-    row = _with_steps(Operation.objects.for_organization(actor.organization)).filter(pk=operation_id).first()
-    if row is None:
+    known = {"organization_id": actor.organization, "operation_id": operation_id}
+    values = statements.fetch(_operation_statement(), known)
+    if values is None:
         raise NotFound("There is no such operation in this organization.")
-    return _operation_view(row, _paces(actor.organization, [row]))
+    row = _operation(values)
+    found = statements.fetch_all(_steps_statement(), known)
+    steps = [cast(OperationStep, statements.instance(OperationStep, iter(step))) for step in found]
+    return _operation_view(row, steps, _paces(actor.organization, [row]))
 
 
 def backups_of(actor: Actor, page: Page, cluster_id: UUID | None = None) -> Slice[BackupView]:
@@ -312,7 +320,6 @@ def turn_subject(cluster_id: UUID) -> TurnSubject:
         .annotate(
             wanted_number=_wanted_backup("number"),
             wanted_reason=_wanted_backup("reason"),
-            wanted_at=_wanted_backup("created_at"),
         )
         .get(pk=cluster_id)
     )
@@ -335,7 +342,6 @@ def subject_of(row: Cluster) -> TurnSubject:
         found.open_operation_id,
         OperationKind(found.open_operation_kind) if found.open_operation_kind else None,
         frozenset(StepKind(kind) for kind in found.tried_steps),
-        (found.now - found.wanted_at).total_seconds() if found.wanted_at else 0.0,
     )
 
 
@@ -361,14 +367,14 @@ def unexplained_removals(row: Cluster) -> Removals | None:
     is a mistake of ours; it stops before the first.
     """
     asked = Operation.objects.filter(
-        cluster=OuterRef("pk"), kind=OperationKind.DELETE, spec_generation__lte=OuterRef("spec_generation")
+        cluster=OuterRef("pk"), kind=OperationKind.DELETE, spec_generation=OuterRef("spec_generation")
     ).exclude(actor_kind=PrincipalKind.SYSTEM.value)
     # A drill's copy is ours to remove.
     explained = Cluster.objects.filter(Q(drill_of__isnull=False) | Exists(asked))
     if explained.filter(pk=row.pk).exists():
         return None
     region = Cluster.objects.live().filter(region_id=row.region_id)
-    due = region.filter(lifecycle=Lifecycle.DELETED, delete_after__lte=Now())
+    due = region.filter(lifecycle=Lifecycle.DELETED).filter(Q(delete_after=None) | Q(delete_after__lte=Now()))
     counts = due.exclude(pk__in=explained.values("pk")).count(), region.count()
     allowed = max(MAX_UNEXPLAINED_REMOVALS, counts[1] // 100)
     return Removals(*counts, allowed) if counts[0] > allowed else None
@@ -449,6 +455,8 @@ def card_of(row: Cluster) -> dict[str, str]:
         "release": row.release_id,
         "partitions": str(row.partitions),
         "data_epoch": str(row.data_epoch),
+        "data_source": f"{row.data_source.cluster_id}/{row.data_source.number}" if row.data_source else "",
+        "lifecycle": str(row.lifecycle),
         "drill": "yes" if row.drill_of_id else "",
     }
 
@@ -509,21 +517,53 @@ def _wanted_backup(field: str) -> Subquery:
     return Subquery(Backup.objects.filter(cluster=OuterRef("pk"), state=BackupState.WANTED).values(field)[:1])
 
 
-def _viewed(actor: Actor) -> QuerySet[Cluster]:
-    rows = Cluster.objects.for_organization(actor.organization).live()
-    following = Release.objects.filter(
-        is_offered=True, channels=OuterRef("channel"), upgrades_from__contains=[OuterRef("release_id")]
-    )
-    whole = Backup.objects.filter(cluster=OuterRef("pk"), state=BackupState.COMPLETED)
-    proven = whole.filter(verified_at__isnull=False).order_by("-verified_at")
-    proof = JSONObject(id="pk", at="verified_at", recovery="recovery_seconds", loss="loss_seconds")
-    return with_operation(
-        rows.select_related("region", "plan_type", "release", "channel", "audience", "former_release", "data_source")
-    ).annotate(
-        upgrades=ArraySubquery(following.values("version")),
-        backed_up_at=Subquery(whole.order_by("-number").values("created_at")[:1]),
-        proof=Subquery(proven.values(proof=proof)[:1]),
-    )
+# What is read of a cluster, in the order of the statement's columns.
+_VIEWED = (("cluster", Cluster), ("region", Region), ("plan_type", PlanType), ("data_source", Backup))
+
+
+@cache
+def _view_statement() -> str:
+    return statements.view_statement(statements.columns_of(_VIEWED))
+
+
+@cache
+def _list_statement(limit: int, *, is_first: bool) -> str:
+    return statements.list_statement(statements.columns_of(_VIEWED), limit=limit, is_first=is_first)
+
+
+def _viewed(values: Sequence[Any]) -> Cluster:
+    """The row that a statement returned, as a query set with `select_related` and annotations would have made it."""
+    rest = iter(values)
+    row, *related = (cast(Any, statements.instance(model, rest)) for _, model in _VIEWED)
+    for (name, _), other in zip(_VIEWED[1:], related, strict=True):
+        setattr(row, name, other)
+    row.now, row.open_operation_id, row.open_operation_kind, row.upgrades, row.backed_up_at, *proof = rest
+    row.proof = Proof(*proof) if proof[0] else None
+    return cast(Cluster, row)
+
+
+# What is read of an operation; one that proves a backup bears the name of the cluster that the backup is of.
+_OPERATED = (("operation", Operation), ("cluster", Cluster), ("drill_of", Backup), ("proven", Cluster))
+
+
+@cache
+def _operation_statement() -> str:
+    return statements.operation_statement(statements.columns_of(_OPERATED))
+
+
+@cache
+def _steps_statement() -> str:
+    return statements.steps_statement(statements.columns_of([("step", OperationStep)]))
+
+
+def _operation(values: Sequence[Any]) -> Operation:
+    rest = iter(values)
+    row, cluster, drill_of, proven = (cast(Any, statements.instance(model, rest)) for _, model in _OPERATED)
+    row.cluster, cluster.drill_of = cluster, drill_of
+    if drill_of is not None:
+        drill_of.cluster = proven
+    row.now, row.can_free_capacity = rest
+    return cast(Operation, row)
 
 
 def _viewed_backups(actor: Actor) -> QuerySet[Backup]:
@@ -559,12 +599,8 @@ def _cluster_view(row: Cluster) -> ClusterView:
         # One at a time: nothing can follow while an upgrade is under way.
         upgrades=() if row.former_release_id else sorted(found.upgrades, key=_by_number),
         backed_up_at=found.backed_up_at,
-        proof=_proof(found.proof) if found.proof else None,
+        proof=found.proof,
     )
-
-
-def _proof(found: Mapping[str, Any]) -> Proof:
-    return Proof(UUID(found["id"]), datetime.fromisoformat(found["at"]), found["recovery"], found["loss"])
 
 
 def _by_number(version: str) -> list[int]:
@@ -576,13 +612,8 @@ def _paces(organization_id: UUID, operations: Iterable[Operation]) -> Mapping[St
     """How long each kind of step takes for this organization, or by the priors. One query when anything is open."""
     seconds: dict[StepKind, list[float]] = defaultdict(list)
     if any(row.state in OPEN_STATES for row in operations):
-        finished = (
-            OperationStep.objects.for_organization(organization_id)
-            .filter(state=StepState.DONE, started_at__isnull=False, finished_at__gt=Now() - timedelta(days=90))
-            .order_by("-finished_at")
-            .values_list("kind", F("finished_at") - F("started_at"))[:HISTORY_ROWS]
-        )
-        for kind, duration in finished:
+        history = statements.history_statement(HISTORY_ROWS)
+        for kind, duration in statements.fetch_all(history, {"organization_id": organization_id}):
             seconds[StepKind(kind)].append(duration.total_seconds())
     return {kind: verdicts.pace_of(kind, seconds[kind]) for kind in StepKind}
 
@@ -602,10 +633,12 @@ def _step_view(step: OperationStep, now: datetime) -> StepView:
     )
 
 
-def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | None]) -> OperationView:
+def _operation_view(
+    row: Operation, found_steps: Iterable[OperationStep], paces: Mapping[StepKind, verdicts.Pace | None]
+) -> OperationView:
     found: Any = row  # the annotations are invisible to the type checker
     now: datetime = found.now
-    steps = [_step_view(step, now) for step in row.steps.all()]
+    steps = [_step_view(step, now) for step in found_steps]
     state, kind = OperationState(row.state), OperationKind(row.kind)
     current = next((step for step in steps if step.state in (StepState.RUNNING, StepState.FAILED)), None)
     behind = sum(step.state in (StepState.DONE, StepState.SKIPPED) for step in steps)
@@ -647,30 +680,46 @@ def _operation_view(row: Operation, paces: Mapping[StepKind, verdicts.Pace | Non
         error_message=row.error_message,
         attempts=row.attempts,
         steps=steps,
-        can_cancel=can_cancel(row, [step.kind for step in steps if step.state is not StepState.PENDING]),
+        can_cancel=can_cancel(row),
         can_retry=can_retry(row),
         can_force=can_force(row),
     )
 
 
-def can_cancel(row: Operation, begun: Sequence[StepKind]) -> bool:
+def begun_steps(row: Operation) -> list[StepKind]:
+    """The steps that have had an effect, or may have had one. No query when the row came with its steps."""
+    # While brokers are replaced one by one, the first has to wait until all are well.
+    return [
+        StepKind(step.kind)
+        for step in row.steps.all()
+        if (step.attempts if step.kind == StepKind.ROLL_BROKERS else step.state != StepState.PENDING)
+    ]
+
+
+def can_withdraw(row: Operation) -> bool:
+    """Whether what was before this change is still there to go back to."""
+    points = _POINTS_OF_NO_RETURN.get(OperationKind(row.kind))
+    return points is not None and points.isdisjoint(begun_steps(row))
+
+
+def can_cancel(row: Operation) -> bool:
     """Whether an operation can still be called off: something sensible must be left to go back to."""
     state, kind = OperationState(row.state), OperationKind(row.kind)
-    failed_creation = state is OperationState.FAILED and kind is OperationKind.CREATE
-    if not _is_latest(row) or (state not in OPEN_STATES and not failed_creation):
+    is_failed_for_now = state is OperationState.FAILED and kind in (OperationKind.CREATE, *TRIED)
+    if not _is_latest(row) or (state not in OPEN_STATES and not is_failed_for_now):
         return False
-    if kind in _TRIED and not row.cluster.is_on_trial:
-        return False  # it is itself the way back
+    if kind in TRIED and not row.cluster.is_on_trial:
+        return False  # it is itself the way back, or all was well
     if row.cluster.drill_of_id is not None and kind is not OperationKind.CREATE:
         return False  # nobody wants a drill's copy back
     until = row.cluster.delete_after
     if kind is OperationKind.DELETE and until is not None and until <= row.created_at:
         return False  # it was to be removed at once
-    return kind in _POINTS_OF_NO_RETURN and _POINTS_OF_NO_RETURN[kind].isdisjoint(begun)
+    return can_withdraw(row)
 
 
 # Changes that are on trial until they are through.
-_TRIED = frozenset({OperationKind.UPGRADE, OperationKind.RESTORE_BACKUP})
+TRIED = frozenset({OperationKind.UPGRADE, OperationKind.RESTORE_BACKUP})
 
 # What can be called off, and the steps from which on it cannot.
 _POINTS_OF_NO_RETURN: dict[OperationKind, frozenset[StepKind]] = {
@@ -688,10 +737,15 @@ _POINTS_OF_NO_RETURN: dict[OperationKind, frozenset[StepKind]] = {
 
 def can_force(row: Operation) -> bool:
     """Whether an operation may be ended by force: a deletion that failed, or that the region does not carry out."""
-    if row.kind != OperationKind.DELETE or not _is_latest(row):
+    if row.kind != OperationKind.DELETE or not _is_latest(row) or row.cluster.hold:
         return False
+    if any(step.kind == StepKind.UNDO_WINDOW and step.state not in _PASSED for step in row.steps.all()):
+        return False  # it may still be undone
     state = OperationState(row.state)
     return state is OperationState.FAILED or (state in OPEN_STATES and bool(row.error_code))
+
+
+_PASSED = (StepState.DONE, StepState.SKIPPED)
 
 
 def can_retry(row: Operation) -> bool:

@@ -6,6 +6,7 @@ Several clocks may run: whatever they do is claimed in the database.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from uuid import UUID
 
@@ -13,10 +14,11 @@ from django.db import InterfaceError
 from django.db import OperationalError as DatabaseAway
 from kombu.exceptions import OperationalError
 
-from common.errors import ControlPlaneError
+from common.errors import ControlPlaneError, Temporary
 from provisioning import executor, reconciler, wakeups
 from provisioning import selectors as read
-from provisioning.models import Backup, Leftover
+from provisioning.backends.base import ClusterBackend
+from provisioning.models import Backup, Leftover, Region
 from provisioning.services import backups, installation, leftovers
 from provisioning.spec import BackupRef
 from provisioning.states import LeftoverKind
@@ -44,6 +46,12 @@ REMOVAL_TTL = timedelta(minutes=2)
 
 # The fencing number of a removal after which no turn of the cluster may ever come: above any that turns count up to.
 LAST_EPOCH = 2**62
+
+# The store is asked by number, and nobody knows these.
+UNKNOWN_BACKUPS = (
+    "Its engine and its data are gone. The region's store has backups of it that are not known here by their numbers: "
+    "remove the folder {}/ from the store. The entry ends by itself then."
+)
 
 
 class Sweeper:
@@ -96,38 +104,65 @@ def keep_registers() -> None:
 
 
 def tidy_stores() -> None:
-    """Remove backups that are not kept any more, and leftovers whose time has come. Not on a database set back."""
+    """Remove backups that are not kept any more, and leftovers whose time has come. Not on a database set back.
+
+    One by one, because what fails decides on what is next: a region that does not do its part would have the clock wait
+    for each of its removals, so it is left alone for the rest of the pass.
+    """
     if installation.is_set_back():
         return
-    for backup in backups.due_removals(REMOVALS_AT_ONCE):
-        _remove_backup(backup)
-    for entry in leftovers.claim_due(REMOVALS_AT_ONCE, ttl=REMOVAL_TTL):
-        _remove_leftover(entry)
+    silent: set[str] = set()
+    for _ in range(REMOVALS_AT_ONCE):
+        for backup in (due := backups.due_removals(1, but_not=silent)):
+            _remove_backup(backup, silent)
+        if not due:
+            break
+    for _ in range(REMOVALS_AT_ONCE):
+        for entry in (claimed := leftovers.claim_due(1, ttl=REMOVAL_TTL, but_not=silent)):
+            _remove_leftover(entry, silent)
+        if not claimed:
+            break
 
 
-def _remove_backup(backup: Backup) -> None:
-    region = backup.cluster.region
-    try:
-        if executor.backend_of(region.slug, region.backend).drop_backup(read.ref_of(backup)):
-            backups.note_removed(backup)
-    except ControlPlaneError as error:
-        logger.warning("a backup could not be removed: %s", error.code, extra={"cluster_id": backup.cluster_id})
-
-
-def _remove_leftover(entry: Leftover) -> None:
-    backend = executor.backend_of(entry.region.slug, entry.region.backend)
-    try:
-        if entry.kind == LeftoverKind.BACKUP:
-            is_gone = backend.drop_backup(BackupRef(entry.cluster_id, int(entry.reference)))
-        else:
-            is_gone = backend.delete(entry.cluster_id, epoch=LAST_EPOCH)
-    except ControlPlaneError as error:
-        leftovers.note_remaining(entry, error.message)
-        return
+def _remove_backup(backup: Backup, silent: set[str]) -> None:
+    """Try it once; should it not go, the ledger takes over, which waits ever longer and shows why."""
+    ref = read.ref_of(backup)
+    is_gone, refusal = _try(backup.cluster.region, lambda backend: backend.drop_backup(ref), silent)
     if is_gone:
-        leftovers.note_gone(entry)
+        backups.note_removed(backup)
     else:
-        leftovers.note_remaining(entry, "The region is removing it.")
+        leftovers.hand_over(backup, refusal)
+
+
+def _remove_leftover(entry: Leftover, silent: set[str]) -> None:
+    def remove(backend: ClusterBackend) -> bool:
+        if entry.kind == LeftoverKind.BACKUP:
+            return backend.drop_backup(BackupRef(entry.cluster_id, int(entry.reference)))
+        return backend.delete(entry.cluster_id, epoch=LAST_EPOCH)
+
+    is_gone, refusal = _try(entry.region, remove, silent)
+    if refusal:
+        leftovers.note_remaining(entry, refusal)
+    elif not is_gone:
+        leftovers.note_getting_on(entry)
+    elif entry.kind == LeftoverKind.CLUSTER and leftovers.has_unknown_backups(entry):
+        leftovers.note_remaining(entry, UNKNOWN_BACKUPS.format(entry.cluster_id))
+    else:
+        leftovers.note_gone(entry)
+
+
+def _try(region: Region, remove: Callable[[ClusterBackend], bool], silent: set[str]) -> tuple[bool, str]:
+    """Whether something is gone, and the sentence why not when that was refused; notes a region that is silent."""
+    try:
+        return remove(executor.backend_of(region.slug, region.backend)), ""
+    except ControlPlaneError as error:
+        logger.warning("region %s does not remove something: %s (%s)", region.slug, error.code, error.internal)
+        if isinstance(error, Temporary):
+            silent.add(region.slug)
+        return False, error.message
+    except Exception:  # a region's rim: one thing that cannot be removed must not hold up the others
+        logger.exception("something could not be removed in region %s", region.slug)
+        return False, "Something unexpected went wrong. The clock's log has it."
 
 
 def take_inventories() -> None:

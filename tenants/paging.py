@@ -63,13 +63,22 @@ def parse_page(limit: str, cursor: str) -> Page:
 def slice_newest_first(rows: QuerySet[_Row, _Row], page: Page, *, time_field: str = "created_at") -> Slice[_Row]:
     """One page of `rows`, newest first. One query, served by an index on (…, -time, -id)."""
     ordered = rows.order_by(f"-{time_field}", "-pk")
-    if page.cursor:
-        at, pk = _decode(page.cursor)
+    if after := position_of(page):
+        at, pk = after
         # The first condition is implied by the second; it lets the index skip everything newer.
         ordered = ordered.filter(Q(**{f"{time_field}__lte": at})).filter(
             Q(**{f"{time_field}__lt": at}) | Q(**{time_field: at, "pk__lt": pk})
         )
-    found = list(ordered[: page.limit + 1])
+    return slice_of(list(ordered[: page.limit + 1]), page, time_field=time_field)
+
+
+def position_of(page: Page) -> tuple[datetime, UUID] | None:
+    """Time and id of the row that the page begins after; None for the first one. Raises `InvalidRequest`."""
+    return _decode(page.cursor) if page.cursor else None
+
+
+def slice_of(found: Sequence[_Row], page: Page, *, time_field: str = "created_at") -> Slice[_Row]:
+    """The page, from its rows and one more when there is one."""
     items = found[: page.limit]
     return Slice(items, _encode(items[-1], time_field) if len(found) > page.limit else "")
 

@@ -207,7 +207,7 @@ def _offers(view: ClusterView, actor: Actor) -> frozenset[str]:
         Lifecycle.SUSPENDED: {"resume", "revoke-access", "resize", "settings", "delete"},
         Lifecycle.DELETED: {"restore"} if view.phase is Phase.DELETION_SCHEDULED else set(),
     }[lifecycle]
-    if row.former_release_id is not None:
+    if row.is_on_trial or row.former_release_id is not None:
         sensible -= {"suspend", "resume", "revoke-access", "resize"}
     if view.upgrades and view.is_available and lifecycle is Lifecycle.RUNNING:
         sensible.add("upgrade")

@@ -33,6 +33,9 @@ _ADOPTED = (
     "release",
     "partitions",
     "data_epoch",
+    "data_source",
+    "lifecycle",
+    "hold",
     "spec_generation",
 )
 

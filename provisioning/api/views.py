@@ -242,6 +242,8 @@ class OperationView(ActorView):
 class RetryView(WriteView):
     """Another try."""
 
+    has_dry_run = False
+
     @extend_schema(
         operation_id="retry_operation",
         summary="Try a failed operation again",
@@ -261,18 +263,21 @@ class CancelView(WriteView):
     @extend_schema(
         operation_id="cancel_operation",
         summary="Call an operation off",
+        parameters=[DRY_RUN],
         request=None,
-        responses={202: OPERATION},
+        responses=ACCEPTED,
     )
     @idempotent()
     def post(self, request: Request, operation_id: UUID) -> Response:
         """Answers with the operation that undoes it."""
         read_body(EmptyBody, request)
-        return self.accepted(services.cancel_operation(actor=self.actor, operation_id=operation_id).pk)
+        return self.act(services.cancel_operation, operation_id=operation_id)
 
 
 class ForceView(WriteView):
     """An end by force."""
+
+    has_dry_run = False
 
     @extend_schema(
         operation_id="force_operation",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from provisioning.services.backups import delete_backup
 from provisioning.services.drills import drill_backup
+from provisioning.services.trials import end_trial
 from provisioning.services.turns import TurnOutcome, record_turn
 from provisioning.services.wishes import (
     Preview,
@@ -33,6 +34,7 @@ __all__ = [
     "create_cluster",
     "delete_backup",
     "drill_backup",
+    "end_trial",
     "force_operation",
     "preview",
     "preview_backup_deletion",

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
+from typing import Any
 from uuid import UUID
 
 from django.db import transaction
-from django.db.models.functions import Now
+from django.db.models import CharField, Exists, OuterRef, Q, QuerySet
+from django.db.models.functions import Cast, Now
 
 from common.errors import NotFound
 from provisioning.errors import BackupNotUsable, ChangeUnderWay
-from provisioning.models import Backup, Cluster
+from provisioning.models import Backup, Cluster, Leftover
 from provisioning.services import leftovers
 from provisioning.services.rules import next_backup_number
-from provisioning.states import BackupReason, BackupState
+from provisioning.states import BackupReason, BackupState, LeftoverKind
 from tenants import audit
 from tenants.actor import Actor
 from tenants.roles import Permission
@@ -36,12 +39,17 @@ def want_backup(row: Cluster, reason: BackupReason) -> Backup:
 
 
 def complete_wanted(row: Cluster) -> None:
-    """The engine says that the wanted backup is whole. Those beyond the number that is kept are removed."""
+    """The engine says that the wanted backup is whole. Those beyond the number that is kept are removed.
+
+    The last one that was proven stays: until another is, it is the one that is known to be worth something.
+    """
     wanted = Backup.objects.filter(cluster=row, state=BackupState.WANTED)
     wanted.update(state=BackupState.COMPLETED, finished_at=Now())
-    scheduled = Backup.objects.filter(cluster=row, state=BackupState.COMPLETED, reason=BackupReason.SCHEDULED)
-    surplus = scheduled.order_by("-number").values("pk")[row.backups_kept :]
-    Backup.objects.filter(pk__in=list(surplus.values_list("pk", flat=True))).update(state=BackupState.REMOVING)
+    whole = Backup.objects.filter(cluster=row, state=BackupState.COMPLETED).order_by("-number")
+    proven = whole.filter(verified_at__isnull=False).order_by("-verified_at").values_list("pk", flat=True)[:1]
+    scheduled = whole.filter(reason=BackupReason.SCHEDULED).values_list("pk", flat=True)
+    surplus = set(scheduled[row.backups_kept :]) - set(proven)
+    Backup.objects.filter(pk__in=surplus).update(state=BackupState.REMOVING)
 
 
 def give_up_wanted(row: Cluster, sentence: str) -> None:
@@ -67,7 +75,7 @@ def delete_backup(*, actor: Actor, backup_id: UUID) -> Backup:
         raise NotFound("There is no such backup in this organization.")
     if backup.state not in (BackupState.COMPLETED, BackupState.FAILED):
         raise BackupNotUsable("This backup is being taken or removed: wait for the end of that.")
-    if _is_in_use(backup):
+    if _readers_of(backup).exists():
         raise BackupNotUsable("A cluster is being started on this backup: wait until it is healthy.")
     backup.state = BackupState.REMOVING
     backup.save(update_fields=["state"])
@@ -75,11 +83,9 @@ def delete_backup(*, actor: Actor, backup_id: UUID) -> Backup:
     return backup
 
 
-def _is_in_use(backup: Backup) -> bool:
-    """Whether data is still being fetched out of it."""
-    return Cluster.objects.live().filter(data_source=backup, is_on_trial=True).exists() or (
-        Cluster.objects.live().filter(data_source=backup, was_healthy=False).exists()
-    )
+def _readers_of(backup: Any) -> QuerySet[Cluster]:
+    """Clusters for which data is still being fetched out of a backup."""
+    return Cluster.objects.live().filter(Q(is_on_trial=True) | Q(was_healthy=False), data_source=backup)
 
 
 def purge_backups(row: Cluster) -> None:
@@ -88,9 +94,19 @@ def purge_backups(row: Cluster) -> None:
     kept.update(state=BackupState.REMOVING)
 
 
-def due_removals(limit: int) -> list[Backup]:
-    """Backups that are to be removed from their stores. One query."""
-    rows = Backup.objects.filter(state=BackupState.REMOVING).select_related("cluster__region")
+def due_removals(limit: int, *, but_not: Collection[str] = ()) -> list[Backup]:
+    """Backups whose removal is to be tried for the first time, in all regions but those named. One query.
+
+    Whatever the reason, those that are being read wait. What did not go at the first try is the ledger's.
+    """
+    handed_over = Leftover.objects.filter(
+        kind=LeftoverKind.BACKUP,
+        cluster_id=OuterRef("cluster_id"),
+        reference=Cast(OuterRef("number"), CharField()),
+        ended_at=None,
+    )
+    rows = Backup.objects.filter(~Exists(handed_over), ~Exists(_readers_of(OuterRef("pk"))), state=BackupState.REMOVING)
+    rows = rows.exclude(cluster__region__in=but_not).select_related("cluster__region")
     return list(rows.order_by("created_at")[:limit])
 
 

@@ -21,28 +21,29 @@ from tenants import audit
 from tenants import services as tenancy
 from tenants.actor import SYSTEM, Actor
 from tenants.roles import Permission
+from tenants.services.organizations import lock_organization
 
 
 @transaction.atomic
 def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
     """Prove a backup: start a copy of it, wait until it is healthy, note how long that took, and remove the copy.
 
-    The copy takes no place of the plan's and nobody has access to it.
+    The copy takes no place of the plan's and nobody has access to it. So an organization has one at a time.
 
     Raises:
         NotFound: no such backup in the organization.
         BackupNotUsable: it is not complete.
-        ChangeUnderWay: it is being proven already.
+        ChangeUnderWay: it, or another one, is being proven already.
     """
     actor.require(Permission.CLUSTERS_WRITE)
+    lock_organization(actor.organization)
     rows = Backup.objects.for_organization(actor.organization).select_for_update(of=("self",), no_key=True)
     backup = rows.select_related("cluster__plan_type", "release").filter(pk=backup_id).first()
     if backup is None:
         raise NotFound("There is no such backup in this organization.")
     if backup.state != BackupState.COMPLETED:
         raise BackupNotUsable("Only a complete backup can be proven.")
-    if Cluster.objects.live().filter(drill_of=backup).exists():
-        raise ChangeUnderWay("This backup is being proven already.")
+    _require_no_other(backup)
     row = _copy_of(backup)
     row.audience = tenancy.open_audience(organization_id=row.organization_id, audience_id=row.pk)
     row.save(force_insert=True)
@@ -50,6 +51,18 @@ def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
     operation = open_operation(actor, row, OperationKind.CREATE, foresee_creation(row), changes)
     audit.record(actor, action="backup.drill_requested", target=backup)
     return operation
+
+
+def _require_no_other(backup: Backup) -> None:
+    """Under the organization's lock."""
+    copies = Cluster.objects.for_organization(backup.organization_id).live().filter(drill_of__isnull=False)
+    if copies.filter(drill_of=backup).exists():
+        raise ChangeUnderWay("This backup is being proven already.")
+    if copies.exists():
+        raise ChangeUnderWay(
+            "Another backup of your organization is being proven, and only one is at a time: wait until its copy is "
+            "removed, or call it off."
+        )
 
 
 def _copy_of(backup: Backup) -> Cluster:

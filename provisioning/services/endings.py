@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 from django.db.models import F
 from django.db.models.functions import Now
@@ -12,6 +11,7 @@ from provisioning import planner
 from provisioning import selectors as read
 from provisioning.models import Cluster, Operation
 from provisioning.services.rules import Wish, WishRule
+from provisioning.services.trials import withdrawn_fields
 from provisioning.spec import Lifecycle
 from provisioning.states import OperationKind, StepKind
 from tenants import services as tenancy
@@ -48,22 +48,9 @@ _WAY_BACK_OF_ROLLING_UPGRADE = (
 )
 _AFTER_BACKUP = " A new cluster on the former release can be started from the backup that is taken first."
 
+WAY_OUT_OF_DRILL = "Call it off. The copy removes itself in any case, and nothing else is touched."
+
 _TOUCHING = frozenset({StepKind.STOP_ENGINE, StepKind.START_ENGINE, StepKind.ROLL_BROKERS, StepKind.RESCALE})
-
-
-def withdrawn_fields(operation: Operation) -> dict[str, Any]:
-    """The cluster's fields as they were before this change, from the change's own record."""
-    before = {name: pair[0] for name, pair in operation.changes.items()}
-    over = {"is_on_trial": False, "trial_ends_at": None}
-    match OperationKind(operation.kind):
-        case OperationKind.UPGRADE:
-            return {"release_id": before["release"], "former_release_id": None, **over}
-        case OperationKind.RESTORE_BACKUP:
-            kept = {"lifecycle": before["lifecycle"]} if "lifecycle" in before else {}
-            data = {"data_epoch": before["data_epoch"], "data_source_id": before.get("data_source")}
-            return {**data, **kept, **over}
-        case _:
-            return {"plan_type_id": before["plan_type"]}
 
 
 def withdrawal_rule(operation: Operation, begun: Sequence[StepKind]) -> WishRule:

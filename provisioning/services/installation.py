@@ -7,11 +7,13 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import F
-from django.db.models.functions import Now
+from django.db.models import BigIntegerField, F
+from django.db.models.functions import Cast, Extract, Greatest, Now
 
 from provisioning.models import Cluster, Installation
-from provisioning.states import Hold
+from provisioning.services.operations import open_operation, supersede_operations
+from provisioning.spec import Lifecycle
+from provisioning.states import Hold, OperationKind, StepKind
 from tenants import audit
 from tenants import selectors as tenancy_read
 from tenants.actor import SYSTEM, Actor
@@ -19,6 +21,10 @@ from tenants.actor import SYSTEM, Actor
 # A copy older than this is told apart all the same; only the list of credentials is not complete any more.
 REMEMBERED = timedelta(days=30)
 MAX_REMEMBERED = 5000
+
+# A fencing number above every one that a region may have seen from a newer database. A cluster's turns are much rarer
+# than one a second, so the seconds since 1970 stay ahead of them, however often a database is set back.
+_OVERTAKING = Greatest(F("lease_epoch") + 1, Cast(Extract(Now(), "epoch"), BigIntegerField()))
 
 
 def beat() -> int:
@@ -65,7 +71,7 @@ def set_back(remembered: Mapping[str, Any] | None = None) -> None:
     row.report = _report(remembered or {}, row.report)
     row.save()
     Cluster.objects.live().update(
-        hold=Hold.SET_BACK.value, due_at=Now(), lease_epoch=F("lease_epoch") + 1, lease_expires_at=None
+        hold=Hold.SET_BACK.value, due_at=Now(), lease_epoch=_OVERTAKING, lease_expires_at=None
     )
     row.refresh_from_db()
     audit.record(SYSTEM, action="installation.set_back", target=row)
@@ -90,8 +96,13 @@ def acknowledge(*, actor: Actor) -> None:
 
 @transaction.atomic
 def release_hold(*, actor: Actor, cluster: Cluster) -> None:
-    """An operator has looked: what is wished of this cluster is to be done."""
-    Cluster.objects.filter(pk=cluster.pk).update(hold=Hold.NONE.value, due_at=Now(), failures=0)
+    """An operator has looked: what is wished of this cluster is to be done. A removal has somebody who asks for it."""
+    Cluster.objects.filter(pk=cluster.pk).update(
+        hold=Hold.NONE.value, due_at=Now(), failures=0, lease_epoch=_OVERTAKING, lease_expires_at=None
+    )
+    if cluster.hold == Hold.UNEXPLAINED and cluster.lifecycle == Lifecycle.DELETED:
+        supersede_operations(cluster, error_code="superseded", sentence="An operator's decision took its place.")
+        open_operation(actor, cluster, OperationKind.DELETE, (StepKind.REMOVE, StepKind.CLOSE), {})
     audit.record(actor, action="operator.cluster.released", target=cluster, changes={"hold": (cluster.hold, "")})
 
 

@@ -10,7 +10,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.conf import settings
-from django.db.models import Max, Model
+from django.db.models import Count, Max, Model, Q
 
 from billing import entitlements
 from common.errors import NotFound
@@ -28,6 +28,7 @@ from provisioning.errors import (
     PathBlocked,
 )
 from provisioning.models import Backup, Channel, Cluster, Operation, PlanType, Region, Release
+from provisioning.services import trials
 from provisioning.spec import ClusterRequest, Lifecycle, ObservedCluster, ReleaseState, Work
 from provisioning.states import (
     OPEN_STATES,
@@ -64,16 +65,8 @@ class Wish:
 
 WishRule = Callable[[Cluster], Wish]
 
-# What a new release or restored data begins with: every failed start from here on is its own.
-_TRIAL_BEGINS: Mapping[str, Any] = {
-    "is_on_trial": True,
-    "trial_ends_at": None,
-    "start_attempts": 0,
-    "start_after": None,
-}
-
 # Fields that are the loop's own business.
-_INWARD = frozenset({"is_on_trial", "trial_ends_at", "start_attempts", "start_after"})
+_INWARD = frozenset({"former_release", "is_on_trial", "trial_ends_at", "start_attempts", "start_after"})
 
 # Field -> smallest and largest value that makes sense: a backup every hour at the most, a drill every day.
 SCHEDULE_BOUNDS = {"backup_every_hours": (0, 24 * 31), "backups_kept": (1, 100), "drill_every_days": (0, 366)}
@@ -106,8 +99,7 @@ def checked_cluster(actor: Actor, request: ClusterRequest) -> Cluster:
         _start_on(row, _usable_backup(actor.organization, request.from_backup), request.release)
     _require_licence(row.release, Stage(row.stage))
     lock_organization(actor.organization)
-    _require_place(row)
-    _require_free_name(row.organization_id, row.name)
+    _require_room(row)
     return row
 
 
@@ -204,14 +196,23 @@ def _require_licence(release: Release, stage: Stage) -> None:
     )
 
 
-def _require_place(row: Cluster) -> None:
-    used = Cluster.objects.for_organization(row.organization_id).counted().count()
-    entitlements.require_below(entitlements.plan_of(row.organization_id).max_clusters, used=used, what="clusters")
+def _require_room(row: Cluster) -> None:
+    """A place in the plan, and a name that no other cluster has. Two queries; the organization's lock is held."""
+    others = Cluster.objects.for_organization(row.organization_id).counted()
+    counts = others.aggregate(used=Count("pk"), namesakes=Count("pk", filter=Q(name=row.name)))
+    limit = entitlements.plan_of(row.organization_id).max_clusters
+    entitlements.require_below(limit, used=counts["used"], what="clusters")
+    if counts["namesakes"]:
+        raise _name_taken(row.name)
 
 
 def _require_free_name(organization_id: UUID, name: str) -> None:
     if Cluster.objects.for_organization(organization_id).counted().filter(name=name).exists():
-        raise InvalidSpec(f"You have a cluster named “{name}” already. Choose another name.", field="name")
+        raise _name_taken(name)
+
+
+def _name_taken(name: str) -> InvalidSpec:
+    return InvalidSpec(f"You have a cluster named “{name}” already. Choose another name.", field="name")
 
 
 def foresee_creation(row: Cluster) -> tuple[StepKind, ...]:
@@ -266,20 +267,20 @@ def _schedule_fields(row: Cluster, schedule: Schedule) -> dict[str, Any]:
 
 
 def suspend_rule(row: Cluster) -> Wish:
-    _refuse_during_upgrade(row)
+    trials.refuse_during_trial(row)
     fields = {"lifecycle": Lifecycle.SUSPENDED.value}
     return Wish(OperationKind.SUSPEND, fields, _changes(row, fields), _foresee(row, Lifecycle.SUSPENDED))
 
 
 def resume_rule(row: Cluster) -> Wish:
-    _refuse_during_upgrade(row)
+    trials.refuse_during_trial(row)
     _require_licence(row.release, Stage(row.stage))
     fields = {"lifecycle": Lifecycle.RUNNING.value, "start_attempts": 0, "start_after": None}
     return Wish(OperationKind.RESUME, fields, _changes(row, fields), _foresee(row, Lifecycle.RUNNING))
 
 
 def revoke_rule(row: Cluster) -> Wish:
-    _refuse_during_upgrade(row)
+    trials.refuse_during_trial(row)
     before = read.last_sight(row)
     epoch = tenancy.advance_audience(row.audience_id)
     row.audience.epoch = epoch
@@ -292,7 +293,7 @@ def resize_rule(plan_type: str) -> WishRule:
     """Another size on the same partitions: more or fewer brokers, or brokers with more or less memory."""
 
     def rule(row: Cluster) -> Wish:
-        _refuse_during_upgrade(row)
+        trials.refuse_during_trial(row)
         size: PlanType = _named(PlanType, plan_type, "plan_type", is_offered=True)
         before = read.last_sight(row)
         was = row.plan_type
@@ -330,7 +331,7 @@ def upgrade_rule(version: str, *, without_backup: bool) -> WishRule:
     def rule(row: Cluster) -> Wish:
         if version == row.release_id and row.former_release_id is None:
             return Wish(OperationKind.UPGRADE, {}, {}, steps=())
-        _refuse_during_upgrade(row)
+        trials.refuse_during_trial(row)
         release = _release(row.channel, version)
         _require_path(row.release, release)
         _require_licence(release, Stage(row.stage))
@@ -339,7 +340,7 @@ def upgrade_rule(version: str, *, without_backup: bool) -> WishRule:
         row.release = release
         steps = planner.foresee(read.desired_of(row, lifecycle=Lifecycle.RUNNING), before)
         row.release = was
-        fields = {"release": release, "former_release": was, **_TRIAL_BEGINS}
+        fields = {"release": release, "former_release": was, **trials.BEGUN}
         changes = _changes(row, {"release": release})
         if without_backup:
             return Wish(OperationKind.UPGRADE, fields, changes, steps)
@@ -365,19 +366,11 @@ def _require_available(row: Cluster, why: str) -> None:
         raise NotAvailable(f"{why}; this one is not. Resume it, or wait until it is healthy.")
 
 
-def _refuse_during_upgrade(row: Cluster) -> None:
-    if row.former_release_id is not None:
-        raise ChangeUnderWay(
-            f"The upgrade from {row.former_release_id} to {row.release_id} is under way. Wait for its end, or call it "
-            "off first."
-        )
-
-
 def backup_rule(reason: BackupReason) -> WishRule:
     """A backup now."""
 
     def rule(row: Cluster) -> Wish:
-        _refuse_during_upgrade(row)
+        trials.refuse_during_trial(row)
         _require_available(row, "Only a healthy engine can be backed up")
         _require_rest(row)
         number = next_backup_number(row)
@@ -411,7 +404,9 @@ def restore_backup_rule(backup_id: UUID) -> WishRule:
     """A backup's data in place of the cluster's own, which is kept until all is well with the other."""
 
     def rule(row: Cluster) -> Wish:
-        _refuse_during_upgrade(row)
+        if not trials.has_failed_for_good(row):
+            trials.refuse_during_trial(row)
+        _require_licence(row.release, Stage(row.stage))
         backup = _usable_backup(row.organization_id, backup_id)
         if row.region_id != backup.cluster.region_id:
             raise BackupNotUsable(f"The backup lies in the region “{backup.cluster.region_id}”, not in this cluster's.")
@@ -423,7 +418,8 @@ def restore_backup_rule(backup_id: UUID) -> WishRule:
             "data_epoch": row.spec_generation + 1,
             "data_source": backup,
             "lifecycle": Lifecycle.RUNNING.value,
-            **_TRIAL_BEGINS,
+            "former_release": None,
+            **trials.BEGUN,
         }
         steps = planner.foresee(
             read.desired_of(row, lifecycle=Lifecycle.RUNNING), replace(before, data=Work.ABSENT, brokers=stale)
@@ -438,11 +434,12 @@ def deletion_rule(purge: bool) -> WishRule:
         if row.is_protected:
             raise DeletionProtected("This cluster is protected against deletion. Switch the protection off first.")
         window = timedelta(seconds=0 if purge else settings.UNDO_WINDOW_SECONDS)
-        fields = {"lifecycle": Lifecycle.DELETED.value, "delete_after": _now_of(row) + window}
+        deletion = {"lifecycle": Lifecycle.DELETED.value, "delete_after": _now_of(row) + window}
         steps: tuple[StepKind, ...] = (StepKind.REMOVE, StepKind.CLOSE)
         if window:
             steps = (*_foresee(row, Lifecycle.SUSPENDED), StepKind.UNDO_WINDOW, *steps)
-        return Wish(OperationKind.DELETE, fields, _changes(row, fields), steps)
+        fields = trials.settled_fields(row) | deletion
+        return Wish(OperationKind.DELETE, fields, _changes(row, deletion), steps)
 
     return rule
 
@@ -453,8 +450,7 @@ def restore_rule(row: Cluster) -> Wish:
     if row.delete_after is None or row.delete_after <= _now_of(row):
         raise AlreadyDeleting("The undo window of this deletion has closed: its data is being removed.")
     lock_organization(row.organization_id)
-    _require_place(row)
-    _require_free_name(row.organization_id, row.name)
+    _require_room(row)
     before = _lifecycle_before_deletion(row)
     fields = {"lifecycle": before.value, "delete_after": None, "start_attempts": 0, "start_after": None}
     return Wish(OperationKind.RESTORE, fields, _changes(row, fields), _foresee(row, before))

@@ -5,12 +5,14 @@ from __future__ import annotations
 import logging
 from datetime import timedelta
 from typing import Any
+from uuid import UUID
 
 from django.db import transaction
-from django.db.models import Exists, F, OuterRef
+from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from common.errors import ControlPlaneError
+from provisioning.errors import ChangeUnderWay
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import drills
 from provisioning.services.wishes import back_up_cluster
@@ -36,14 +38,16 @@ def start_due_backups() -> int:
     return sum(_start_backup(row) for row in due[:BATCH])
 
 
+@transaction.atomic
 def _start_backup(row: dict[str, Any]) -> bool:
-    with transaction.atomic():
-        following = Now() + timedelta(hours=row["backup_every_hours"])
-        claimed = Cluster.objects.filter(pk=row["pk"], backup_due_at=row["backup_due_at"])
-        if not claimed.update(backup_due_at=following):
-            return False
+    """Claim the period and record the wish, both or neither: a kill in between would cost a night's backup."""
+    following = Now() + timedelta(hours=row["backup_every_hours"])
+    claimed = Cluster.objects.filter(pk=row["pk"], backup_due_at=row["backup_due_at"])
+    if not claimed.update(backup_due_at=following):
+        return False
     try:
-        back_up_cluster(actor=_clock(row), cluster_id=row["pk"], reason=BackupReason.SCHEDULED)
+        with transaction.atomic():
+            back_up_cluster(actor=_clock(row), cluster_id=row["pk"], reason=BackupReason.SCHEDULED)
     except ControlPlaneError as error:
         logger.warning("a scheduled backup was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
         Cluster.objects.filter(pk=row["pk"]).update(backup_due_at=Now() + timedelta(hours=1))
@@ -57,28 +61,47 @@ def start_due_drills() -> int:
     return sum(_start_drill(row) for row in due[:BATCH])
 
 
+@transaction.atomic
 def _start_drill(row: dict[str, Any]) -> bool:
+    """Claim the period and record the wish, both or neither.
+
+    While another drill is open it waits for an hour, not for its next period: clusters keep their order in that, and
+    the last ones' backups would never be proven.
+    """
     following = Now() + timedelta(days=row["drill_every_days"])
     claimed = Cluster.objects.filter(pk=row["pk"], drill_due_at=row["drill_due_at"])
     newest = Backup.objects.filter(cluster=row["pk"], state=BackupState.COMPLETED).order_by("-number").first()
     if not claimed.update(drill_due_at=following) or newest is None:
         return False
     try:
-        drills.drill_backup(actor=_clock(row), backup_id=newest.pk)
+        with transaction.atomic():
+            drills.drill_backup(actor=_clock(row), backup_id=newest.pk)
     except ControlPlaneError as error:
         logger.warning("a scheduled drill was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
+        if isinstance(error, ChangeUnderWay):
+            Cluster.objects.filter(pk=row["pk"]).update(drill_due_at=Now() + DRILL_PATIENCE)
         return False
     return True
 
 
 def end_stale_drills() -> int:
     """Give up drills whose copy did not come up. Returns how many."""
-    stale = Cluster.objects.live().filter(drill_of__isnull=False, created_at__lt=Now() - DRILL_PATIENCE)
-    rows = list(stale.exclude(lifecycle=Lifecycle.DELETED))
-    for row in rows:
-        with transaction.atomic():
-            drills.note_failure(row, "Its copy was not healthy within an hour.")
-    return len(rows)
+    return sum(_end_stale(cluster_id) for cluster_id in list(_stale_copies().values_list("pk", flat=True)))
+
+
+@transaction.atomic
+def _end_stale(cluster_id: UUID) -> bool:
+    """A turn may have found the copy healthy a moment ago: ask again under the row's lock."""
+    row = _stale_copies().select_for_update(of=("self",), no_key=True).filter(pk=cluster_id).first()
+    if row is None:
+        return False
+    drills.note_failure(row, "Its copy was not healthy within an hour.")
+    return True
+
+
+def _stale_copies() -> QuerySet[Cluster]:
+    copies = Cluster.objects.live().filter(drill_of__isnull=False, created_at__lt=Now() - DRILL_PATIENCE)
+    return copies.exclude(lifecycle=Lifecycle.DELETED)
 
 
 def _resting(field: str) -> Any:

@@ -15,10 +15,10 @@ from django.db.models.functions import Now
 from provisioning import planner
 from provisioning import selectors as read
 from provisioning.conditions import derive, from_json, to_json, with_transitions
-from provisioning.errors import Fenced, WorkerKeepsDying
+from provisioning.errors import Fenced, RemovalsHeld, WorkerKeepsDying
 from provisioning.models import Cluster, Operation, OperationStep
 from provisioning.services import backups, drills, leftovers
-from provisioning.services.endings import withdrawn_fields
+from provisioning.services.trials import TRIAL, withdrawn_fields
 from provisioning.spec import Lifecycle, ObservedCluster, Work
 from provisioning.states import (
     OPEN_STATES,
@@ -34,10 +34,6 @@ from tenants import audit
 from tenants import services as tenancy
 from tenants.actor import SYSTEM
 
-# A new release, or restored data, that is not well by then is taken back. Half a minute is usual; an engine that
-# replays a long log needs minutes.
-TRIAL = timedelta(minutes=15)
-
 _OVER = (StepState.DONE, StepState.SKIPPED)
 
 
@@ -51,6 +47,8 @@ class TurnOutcome:
         executed: whether `action` was carried out in this turn.
         error_code, error_message: of the failure, "" when there was none.
         is_permanent: the failure waits for a person.
+        is_stall: nothing more is done for the cluster before that person has acted.
+        is_closing: the region has said, to this very turn, that nothing is left.
         is_withdrawn: the failure ends the change that is in progress, and what was before it is wished again.
         waits_for: sentence for people, "" when nothing is waited for.
         due_in_seconds: when the next turn should be; None: not before something changes.
@@ -66,6 +64,15 @@ class TurnOutcome:
     waits_for: str = ""
     due_in_seconds: float | None = None
 
+    @property
+    def is_stall(self) -> bool:
+        # A backup that failed leaves the engine as it is, and as well as it was.
+        return self.is_permanent and (self.action is None or self.action.step is not StepKind.TAKE_BACKUP)
+
+    @property
+    def is_closing(self) -> bool:
+        return isinstance(self.action, planner.CloseCluster) and not self.error_code
+
 
 def record_turn(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
     """Write what a turn found, and give its lease back. One statement when no operation is open.
@@ -73,7 +80,7 @@ def record_turn(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
     Raises:
         Fenced: another turn holds the lease by now, so nothing was written.
     """
-    if subject.open_operation_id is None and not isinstance(outcome.action, planner.CloseCluster):
+    if subject.open_operation_id is None and not outcome.is_closing:
         _write_sight(subject, outcome)
         return
     with transaction.atomic():
@@ -82,7 +89,7 @@ def record_turn(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
         operation = None
         if subject.open_operation_id is not None:
             operation = _write_progress(subject.open_operation_id, subject, outcome)
-        if isinstance(outcome.action, planner.CloseCluster):
+        if outcome.is_closing:
             _close(subject, operation)
         if operation is not None and operation.state == OperationState.SUCCEEDED:
             _conclude(subject, operation)
@@ -103,16 +110,17 @@ def _close(subject: read.TurnSubject, operation: Operation | None) -> None:
     has_window = operation is None or operation.steps.filter(kind=StepKind.UNDO_WINDOW).exists()
     if not has_window and subject.row.drill_of_id is None:
         backups.purge_backups(subject.row)
+    # It may have ended before its creation or a restore came to its end.
+    leftovers.record_copied(subject.row)
 
 
 def _conclude(subject: read.TurnSubject, operation: Operation) -> None:
     """What follows from a change's success."""
     row = subject.row
-    if row.is_on_trial:
+    if row.is_on_trial or row.former_release_id is not None:
         Cluster.objects.filter(pk=row.pk).update(former_release=None, is_on_trial=False, trial_ends_at=None)
-    if row.data_source is not None and row.data_source.cluster_id != row.pk:
-        # The copied log says that this backup is to be taken, so the copy takes it again, under its own name.
-        leftovers.record_backup(row, row.data_source.number)
+    if operation.kind in (OperationKind.CREATE, OperationKind.RESTORE_BACKUP):
+        leftovers.record_copied(row)
     if operation.kind == OperationKind.CREATE and row.drill_of_id is not None:
         drills.conclude(row, subject.now)
 
@@ -121,8 +129,8 @@ def _write_sight(subject: read.TurnSubject, outcome: TurnOutcome) -> None:
     """Write what has changed since the claim, and no more: most turns find everything as it was."""
     row = subject.row
     changed = {name: value for name, value in _sight_fields(subject, outcome).items() if value != getattr(row, name)}
-    is_closed = isinstance(outcome.action, planner.CloseCluster)
-    if not Cluster.objects.give_back(row, due_in_seconds=outcome.due_in_seconds, is_closed=is_closed, **changed):
+    due = outcome.due_in_seconds
+    if not Cluster.objects.give_back(row, due_in_seconds=due, is_closed=outcome.is_closing, **changed):
         raise Fenced("Another turn took over.")
 
 
@@ -134,7 +142,7 @@ def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, 
         observed,
         outcome.action,
         deletion_requested=row.lifecycle == Lifecycle.DELETED,
-        stalled_reason=outcome.error_code if outcome.is_permanent else "",
+        stalled_reason=outcome.error_code if outcome.is_stall else "",
         unseen_reason=outcome.error_code,
         message=outcome.error_message or outcome.waits_for,
     )
@@ -157,10 +165,12 @@ def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, 
     if outcome.error_code == Fenced.code:
         # We hold the row, and the region has seen turns that this database knows nothing of.
         fields["hold"] = Hold.SET_BACK.value
+    elif outcome.error_code == RemovalsHeld.code:
+        fields["hold"] = Hold.UNEXPLAINED.value
     elif row.hold and outcome.action is None and not outcome.error_code and row.lifecycle != Lifecycle.DELETED:
         # Nothing is left to do, so nothing can go wrong: wish and region agree.
         fields["hold"] = Hold.NONE.value
-    if isinstance(outcome.action, planner.CloseCluster):
+    if outcome.is_closing:
         fields |= {"deleted_at": subject.now, "endpoint_grpc": "", "endpoint_rest": ""}
     return fields
 
@@ -233,7 +243,7 @@ def _steps_of(operation: Operation, outcome: TurnOutcome) -> list[OperationStep]
 
 def _is_through(outcome: TurnOutcome) -> bool:
     """Nothing is left to do: an operation without foreseen steps is not over before that either."""
-    return not outcome.error_code and (outcome.action is None or isinstance(outcome.action, planner.CloseCluster))
+    return outcome.is_closing or (not outcome.error_code and outcome.action is None)
 
 
 def _current_position(steps: Sequence[OperationStep], subject: read.TurnSubject, outcome: TurnOutcome) -> int:

@@ -24,7 +24,14 @@ from provisioning.errors import (
 from provisioning.models import Cluster, Operation
 from provisioning.services import drills, leftovers
 from provisioning.services.backups import delete_backup, purge_backups, want_backup
-from provisioning.services.endings import WITHDRAWABLE, close_cluster, is_reversible, way_back, withdrawal_rule
+from provisioning.services.endings import (
+    WAY_OUT_OF_DRILL,
+    WITHDRAWABLE,
+    close_cluster,
+    is_reversible,
+    way_back,
+    withdrawal_rule,
+)
 from provisioning.services.operations import Changes, make_due, open_operation, supersede_operations
 from provisioning.services.rules import (
     Schedule,
@@ -42,6 +49,7 @@ from provisioning.services.rules import (
     update_rule,
     upgrade_rule,
 )
+from provisioning.services.trials import TRIAL
 from provisioning.spec import ClusterRequest, Lifecycle
 from provisioning.states import (
     OPEN_STATES,
@@ -81,6 +89,7 @@ def preview(change: Callable[..., Operation], /, **arguments: Any) -> Preview:
     with transaction.atomic():
         operation = change(**arguments)
         steps = [StepKind(step.kind) for step in operation.steps.all()]
+        is_drill = operation.cluster.drill_of_id is not None
         transaction.set_rollback(True)
     kind = OperationKind(operation.kind)
     if Operation.objects.filter(pk=operation.pk).exists():
@@ -93,7 +102,7 @@ def preview(change: Callable[..., Operation], /, **arguments: Any) -> Preview:
         is_reversible=is_reversible(kind, steps),
         interrupts_engine=not INTERRUPTING_STEPS.isdisjoint(steps),
         expected_seconds=sum(pace.median for pace in paces if pace),
-        way_back=way_back(kind, steps),
+        way_back=WAY_OUT_OF_DRILL if is_drill else way_back(kind, steps),
     )
 
 
@@ -241,8 +250,7 @@ def cancel_operation(*, actor: Actor, operation_id: UUID) -> Operation:
         NotCancellable: it is over, or past the point from which something sensible is left to go back to.
     """
     operation = _operation_for_update(actor, operation_id)
-    begun = [StepKind(step.kind) for step in operation.steps.all() if step.state != StepState.PENDING]
-    if not read.can_cancel(operation, begun):
+    if not read.can_cancel(operation):
         raise NotCancellable("This operation cannot be called off any more: it is over or past its point of return.")
     kind, cluster_id = OperationKind(operation.kind), operation.cluster_id
     if operation.cluster.drill_of_id is not None:
@@ -253,7 +261,7 @@ def cancel_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     if kind is OperationKind.BACK_UP:
         return _call_off_backup(actor, operation)
     if kind in WITHDRAWABLE:
-        return _accept(actor, cluster_id, None, withdrawal_rule(operation, begun))
+        return _accept(actor, cluster_id, None, withdrawal_rule(operation, read.begun_steps(operation)))
     opposite = {
         OperationKind.SUSPEND: resume_cluster,
         OperationKind.RESUME: suspend_cluster,
@@ -311,10 +319,18 @@ def retry_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     operation = _operation_for_update(actor, operation_id)
     if not read.can_retry(operation):
         raise NotRetryable("There is nothing to try again: this operation did not fail, or a later change replaced it.")
-    if operation.kind == OperationKind.BACK_UP and operation.state == OperationState.FAILED:
-        want_backup(operation.cluster, BackupReason.ASKED_FOR)
-    make_due(operation.cluster)
-    operation.steps.filter(state__in=(StepState.FAILED, StepState.RUNNING)).update(state=StepState.PENDING, attempts=0)
+    row = operation.cluster
+    if operation.state == OperationState.FAILED and _lacks_backup(operation):
+        is_asked_for = operation.kind == OperationKind.BACK_UP
+        want_backup(row, BackupReason.ASKED_FOR if is_asked_for else BackupReason.BEFORE_UPGRADE)
+    was_limited = row.trial_ends_at is not None
+    make_due(row)
+    if was_limited:
+        Cluster.objects.filter(pk=row.pk).update(trial_ends_at=Now() + TRIAL)
+    again = operation.steps.filter(state__in=(StepState.FAILED, StepState.RUNNING))
+    # How many brokers were replaced so far decides whether there is a way back.
+    again.exclude(kind=StepKind.ROLL_BROKERS).update(attempts=0)
+    again.update(state=StepState.PENDING)
     operation.state = OperationState.RUNNING
     operation.attempts += 1
     operation.error_code = operation.error_message = ""
@@ -325,6 +341,11 @@ def retry_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     )
     wakeups.ring(operation.cluster_id)
     return operation
+
+
+def _lacks_backup(operation: Operation) -> bool:
+    """Whether the backup that it was to take has been given up."""
+    return operation.steps.filter(kind=StepKind.TAKE_BACKUP).exclude(state=StepState.DONE).exists()
 
 
 @transaction.atomic
@@ -385,7 +406,7 @@ def _record(actor: Actor, row: Cluster, kind: OperationKind, steps: Sequence[Ste
         over = {"state": OperationState.SUCCEEDED.value, "started_at": Now(), "finished_at": Now()}
         ongoing = Operation.objects.filter(cluster=row, spec_generation=row.spec_generation - 1)
         ongoing.filter(state__in=(*OPEN_STATES, OperationState.FAILED)).update(spec_generation=row.spec_generation)
-    else:
+    elif kind is not OperationKind.CREATE:  # nothing has been asked of it before
         sentence = f"A later change ({kind.value.replace('_', ' ')}) took its place."
         supersede_operations(row, error_code="superseded", sentence=sentence)
     operation = open_operation(actor, row, kind, steps, changes, **over)

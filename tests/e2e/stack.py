@@ -54,6 +54,14 @@ class Customer(Visitor):
         )
         return "\r\n".join([*lines, "", ""]).encode()
 
+    def press(self, path: str) -> str:
+        """Press a button that is a form of its own; the page that one comes to."""
+        answer = self._session.post(
+            f"{self.public_url}{path}", data={"csrfmiddlewaretoken": self._csrf_token}, timeout=60
+        )
+        assert answer.ok, answer.text
+        return answer.text
+
     def create_cluster(self, **overrides: str) -> dict[str, Any]:
         """Ask for a small cluster; the answer holds the cluster and its operation."""
         wish = {

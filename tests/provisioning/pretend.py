@@ -172,6 +172,7 @@ class PretendRegion:
 
     def stop(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
         cluster = self._reach("stop", desired.cluster_id, epoch)
+        cluster.card = desired.card
         for node in nodes:
             broker = cluster.brokers[node]
             broker.running, broker.stopping, broker.healthy = self.slow, self.slow, False

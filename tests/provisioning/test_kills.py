@@ -298,6 +298,7 @@ VERBS = {
 def test_an_action_that_fails_for_good_is_shown_and_comes_right_when_its_cause_is_mended(
     stage: Callable[[], Stage], scenario: Scenario
 ) -> None:
+    assert set(VERBS) == set(get_args(planner.Action)) - {planner.Wait, planner.CloseCluster}
     turns, expected = undisturbed(stage(), scenario)
     for verb in {VERBS[type(turn.action)] for turn in turns if type(turn.action) in VERBS}:
         there = stage()

@@ -124,6 +124,7 @@ def test_a_backup_is_removed_from_its_store(alice: Person, healthy: Cluster, reg
     services.delete_backup(actor=alice.actor, backup_id=backup.pk)
     region.faults["drop_backup"] = [RegionUnreachable("The store does not answer.")]
     sweeper.tidy_stores()
+    Leftover.objects.update(due_at=Now())
     sweeper.tidy_stores()
     backup.refresh_from_db()
     assert backup.state == BackupState.REMOVED
@@ -366,6 +367,21 @@ def test_a_region_that_has_seen_later_turns_holds_its_cluster(
     assert region.is_running(healthy.pk)
     assert fresh(healthy).hold == Hold.SET_BACK
     assert latest(healthy, alice).error_code == "held_back"
+    installation.release_hold(actor=OPERATOR, cluster=fresh(healthy))
+    turn_until_rest(healthy)
+    assert not region.is_running(healthy.pk), "the operator's word counts for more than the turns we know nothing of"
+
+
+def test_a_database_set_back_overtakes_the_turns_it_has_forgotten(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    region.epochs[healthy.pk] = 10**6
+    set_back(region)
+    turn_until_rest(healthy)
+    assert fresh(healthy).hold == "", "wish and region agree"
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    assert not region.is_running(healthy.pk)
 
 
 def test_a_region_that_does_not_answer_is_compared_later(healthy: Cluster, region: PretendRegion) -> None:

@@ -187,6 +187,83 @@ def test_a_release_that_cannot_work_beside_the_former_one_replaces_all_brokers_a
     assert plan(of_three(release=NEXT), half) == Wait(StepKind.STOP_ENGINE), "the first started beside the last"
 
 
+def test_a_release_that_is_taken_back_ends_only_the_broker_that_tried_it() -> None:
+    """A stop of all would be an outage, and would put a copy from before beside brokers that have said yes since."""
+    tried = replace(well(2), digest="later", release="8.6.0", healthy=False)
+    assert plan(of_three(), seen(well(0), well(1), tried)) == StopEngine((2,), StepKind.ROLL_BROKERS)
+    stopping = replace(tried, stopping=True)
+    assert plan(of_three(), seen(well(0), well(1), stopping)) == Wait(StepKind.ROLL_BROKERS)
+    flickering = seen(well(0), well(1, healthy=False), stopping)
+    assert plan(of_three(), flickering) == Wait(StepKind.ROLL_BROKERS), "one bad look stopped all that serve"
+    ended = replace(tried, running=False, answers=False)
+    assert plan(of_three(), seen(well(0), well(1), ended)) == StartEngine((2,), StepKind.ROLL_BROKERS)
+    joining = well(3, healthy=False)
+    assert plan(of_three(size=FOUR), seen(well(0), well(1), tried, joining)) == StopEngine((2,), StepKind.ROLL_BROKERS)
+
+
+@pytest.mark.parametrize(
+    "others",
+    [
+        (well(0), well(1, healthy=False)),
+        (well(0), down(1)),
+        (well(0), replace(well(1), stopping=True)),
+        (well(0), replace(well(1), digest="old")),
+        (well(0), replace(well(1), digest="later", release="8.6.0")),
+    ],
+)
+def test_all_are_replaced_when_those_that_cannot_work_beside_them_are_many_or_the_others_not_well(
+    others: tuple[ObservedBroker, ...],
+) -> None:
+    tried = replace(well(2), digest="later", release="8.6.0")
+    running = tuple(one.node for one in (*others, tried) if one.running)
+    assert plan(of_three(), seen(*others, tried)) == StopEngine(running)
+
+
+def test_a_sick_broker_is_replaced_first_and_alone() -> None:
+    """Else it would keep all from being replaced, be it that it is sick of just what the change would mend."""
+    wish = of_three(audience="a/2")
+    renewed = replace(well(2), digest=wish.digest)
+    sick = well(0, healthy=False)
+    assert plan(wish, seen(sick, well(1), well(2))) == StopEngine((0,), StepKind.ROLL_BROKERS)
+    assert plan(wish, seen(sick, well(1), well(2), available=False)) == StopEngine((0,), StepKind.ROLL_BROKERS)
+    assert plan(wish, seen(sick, well(1), renewed)) == StopEngine((0,), StepKind.ROLL_BROKERS)
+    assert plan(of_three(release=ROLLING), seen(sick, well(1), well(2))) == StopEngine((0,), StepKind.ROLL_BROKERS)
+    two = seen(sick, well(1, healthy=False), well(2))
+    assert plan(wish, two) == Wait(StepKind.ROLL_BROKERS), "a second one was taken away"
+    current = seen(well(0), well(1), replace(renewed, healthy=False))
+    assert plan(wish, current) == Wait(StepKind.ROLL_BROKERS), "one of those that serve was taken away"
+    assert plan(wish, seen(available=False)) == Wait(StepKind.ROLL_BROKERS)
+    joining = seen(well(0), well(1), well(2), well(3, healthy=False))
+    assert plan(replace(wish, size=FOUR), joining) == StopEngine((3,), StepKind.ROLL_BROKERS)
+
+
+LATER = of_three(release=ROLLING)
+
+
+@pytest.mark.parametrize(
+    ("wish", "observed"),
+    [
+        (LATER, seen(entrance=False, release=ReleaseState.PREPARING)),
+        (LATER, seen(entrance=False)),
+        (of_three(release=NEXT), seen(entrance=False)),
+        (of_three(), seen(well(0), down(1), well(2), entrance=False)),
+        (of_three(), seen(well(0), down(1), well(2), entrance=False, release=ReleaseState.ABSENT)),
+        (of_three(), seen(well(0), well(1), well(2, stopping=True), entrance=False)),
+        (of_three(data=DesiredData(5, BACKUP)), seen(entrance=False, data=Work.RUNNING)),
+    ],
+)
+def test_a_lost_entrance_is_opened_again_whatever_else_is_under_way(
+    wish: DesiredCluster, observed: ObservedCluster
+) -> None:
+    assert plan(wish, observed) == StartEngine((), StepKind.START_ENGINE)
+    assert plan(wish, replace(observed, entrance=True)) != StartEngine((), StepKind.START_ENGINE)
+
+
+def test_an_entrance_is_not_opened_while_all_brokers_end() -> None:
+    ending = seen(*(well(node, stopping=True) for node in NODES), entrance=False)
+    assert plan(of_three(release=NEXT), ending) == Wait(StepKind.STOP_ENGINE)
+
+
 def test_a_new_broker_is_started_before_the_engine_is_told_of_it() -> None:
     wish = of_three(size=FOUR)
     assert plan(wish, seen()) == StartEngine((3,))
@@ -204,6 +281,15 @@ def test_a_broker_goes_only_when_the_engine_has_let_it_go() -> None:
     assert plan(of_three(), dead) == StartEngine((3,)), "what it holds has to be handed over"
     assert plan(of_three(), seen(*everybody)) == RetireBrokers((3,))
     assert plan(of_three(), seen(*everybody[:3], down(3))) == RetireBrokers((3,))
+
+
+def test_an_engine_that_does_not_say_whom_it_counts_on_has_let_nobody_go() -> None:
+    everybody = [well(node) for node in range(4)]
+    assert plan(of_three(), seen(*everybody, members=())) == Wait(StepKind.AWAIT_HEALTHY)
+    assert plan(of_three(), seen(*everybody[:3], down(3), members=())) == Wait(StepKind.AWAIT_HEALTHY)
+    # A single broker is not asked, and the region asks it before it removes anything.
+    left = replace(HEALTHY, brokers=(WELL, ObservedBroker(1)))
+    assert plan(desired(), left) == RetireBrokers((1,))
 
 
 # --- data -------------------------------------------------------------------------------------------------------------
@@ -378,7 +464,8 @@ def world_in_time(step: StepKind, observed: ObservedCluster, brokers: dict[int, 
                 node: replace(one, running=one.running and not one.stopping, stopping=False, answers=True, healthy=True)
                 for node, one in brokers.items()
             }
-            return with_brokers(observed, settled, available=any(one.running for one in settled.values()))
+            running = tuple(node for node, one in settled.items() if one.running)
+            return with_brokers(observed, settled, available=bool(running), members=observed.members or running)
 
 
 def with_brokers(observed: ObservedCluster, brokers: dict[int, ObservedBroker], **overrides: Any) -> ObservedCluster:
@@ -422,6 +509,10 @@ def test_an_engine_is_never_started_beside_a_running_one(world: tuple[DesiredClu
     wish, observed = world
     if isinstance(action := plan(wish, observed), StartEngine):
         assert wish.lifecycle is Lifecycle.RUNNING
+        if not action.nodes:
+            assert observed.entrance is False
+            assert any(one.running and not one.stopping for one in observed.brokers)
+            return
         assert not any(observed.broker(node).running for node in action.nodes)
         assert observed.release is ReleaseState.READY
         assert observed.data is Work.DONE
@@ -436,8 +527,17 @@ def test_one_broker_at_a_time_is_taken_from_a_serving_engine(world: tuple[Desire
         fresh = [node for node in action.nodes if not observed.broker(node).stopping]
         assert len(fresh) <= 1
         if fresh:
-            assert is_steady(wish, observed)
+            counted = set(observed.members or wish.nodes)
+            others = [observed.broker(node) for node in counted - {*action.nodes}]
+            assert all(one.running and one.healthy and not one.stopping for one in others)
+            assert is_steady(wish, observed) or not observed.broker(fresh[0]).healthy or is_alien(wish, observed, fresh)
             assert wish.size.replication_factor > 1
+
+
+def is_alien(wish: DesiredCluster, observed: ObservedCluster, nodes: list[int]) -> bool:
+    """Whether these brokers are of a release that the wished one does not work beside."""
+    fitting = {wish.release.version, *wish.release.rolls_from}
+    return all(observed.broker(node).release not in fitting for node in nodes)
 
 
 @given(worlds())
@@ -448,5 +548,6 @@ def test_data_is_only_removed_when_that_is_wished(world: tuple[DesiredCluster, O
         assert wish.lifecycle is Lifecycle.DELETED
     if isinstance(action, RetireBrokers):
         assert not set(action.nodes) & {*wish.nodes, *observed.members}
+        assert observed.members or wish.size.brokers == 1
     if isinstance(action, LetGo):
         assert is_steady(wish, observed)

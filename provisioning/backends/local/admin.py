@@ -13,8 +13,9 @@ from common.errors import Permanent, Temporary
 from provisioning.backends.local.configuration import LOOPBACK
 from provisioning.spec import Work
 
-# Reading a backup's state asks every partition's leader, and those ask the store.
-TIMEOUT = urllib3.Timeout(connect=1.0, read=10.0)
+# Reading a backup's state asks every partition's leader, and those ask the store, which may hang: a turn's lease is
+# 20 s, and this is not all that a turn asks (`store.TURN_TIMEOUT`).
+TIMEOUT = urllib3.Timeout(connect=1.0, read=4.0)
 CONFLICT, NOT_FOUND = 409, 404
 _STATES = {"COMPLETED": Work.DONE, "IN_PROGRESS": Work.RUNNING, "INCOMPLETE": Work.RUNNING, "FAILED": Work.FAILED}
 

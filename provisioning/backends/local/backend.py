@@ -8,9 +8,11 @@ from dataclasses import replace
 from typing import Any
 from uuid import UUID
 
+from urllib3 import Timeout
+
 from common.errors import Permanent, Temporary
 from provisioning.backends.base import Find
-from provisioning.backends.local import admission, backups, contents, ending, fence, restoring, starting
+from provisioning.backends.local import admission, backups, contents, ending, fence, restoring, starting, store
 from provisioning.backends.local.admin import EngineAdmin
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.files import on_disk, read_json, write_json, write_whole
@@ -93,6 +95,8 @@ class LocalBackend:
         self._require_region()
         cluster = self._region.cluster(desired.cluster_id)
         with fence.held(cluster, epoch):
+            if cluster.path.exists():
+                starting.write_card(desired, cluster)
             for node in nodes:
                 ending.ask_to_stop(cluster.broker(node))
             if ending.is_closing(cluster):
@@ -118,8 +122,8 @@ class LocalBackend:
         """See `ClusterBackend`. Asks the engine itself, never an aged sight: what it counts on is not touched.
 
         Raises:
-            Permanent: the engine counts on one of them, or it is wished.
-            Temporary: no broker answers.
+            Temporary: the engine counts on one of them or does not say on whom, it is wished, or no broker answers.
+                None of it is for a person to mend: the next look tells what is to be done instead.
         """
         cluster = self._region.cluster(desired.cluster_id)
         with fence.held(cluster, epoch):
@@ -254,17 +258,17 @@ class LocalBackend:
                 internal=str(self._region.engines),
             )
 
-    def _require_store(self) -> Store:
+    def _require_store(self, timeout: Timeout = store.TIMEOUT) -> Store:
         if self._settings.store is None:
             raise Permanent(
                 "The region has no backup store. Set FLOWPLANE_BACKUP_S3_ENDPOINT and what belongs to it, and suspend "
                 "and resume the cluster once."
             )
-        return Store(self._settings.store)
+        return Store(self._settings.store, timeout)
 
     def _require_store_in(self, cluster: ClusterFolder, desired: DesiredCluster) -> None:
         """See that every broker knows the store as it is now: each writes the partitions that it leads."""
-        self._require_store().provide_bucket()
+        self._require_store(store.TURN_TIMEOUT).provide_bucket()
         assert self._settings.store is not None
         for broker in cluster.brokers():
             record = running(broker)
@@ -326,8 +330,9 @@ class LocalBackend:
 
 
 def _require_retirable(node: int, desired: DesiredCluster, topology: Topology) -> None:
+    internal = f"members {topology.members}, wished {desired.nodes}"
+    if not topology.members:
+        raise Temporary("The engine does not say which brokers it counts on, so none is removed.", internal=internal)
     if node in topology.members or node in desired.nodes:
-        raise Permanent(
-            f"Broker {node + 1} cannot be retired: the engine counts on it. Have the engine let it go first.",
-            internal=f"members {topology.members}, wished {desired.nodes}",
-        )
+        why = "the engine counts on it" if node in topology.members else "it is wished"
+        raise Temporary(f"Broker {node + 1} cannot be retired yet: {why}.", internal=internal)

@@ -20,7 +20,7 @@ from provisioning.spec import BackupRef, Work
 # A partition that has no part in a backup yet begins within the first second, when its leader hears of it.
 BEGIN_SECONDS = 30.0
 # Some hundred megabytes on a busy machine. A backup that takes longer is one whose broker or store has gone.
-PATIENCE_SECONDS = 1800.0
+PATIENCE_SECONDS = 900.0
 
 _LOST = "A broker ended while the backup was being taken, so it is incomplete. Ask for another one."
 _REFUSED = (

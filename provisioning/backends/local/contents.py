@@ -110,7 +110,6 @@ def decide(
     *,
     may_be_empty: bool,
     others_have_all: bool = False,
-    others_run: bool = False,
 ) -> Placement:
     """Return how a broker comes to work on the wished data.
 
@@ -118,8 +117,9 @@ def decide(
         incoming: what a finished restore has laid beside it, None without one.
         may_be_empty: a broker that begins with nothing may do so.
         others_have_all: all the cluster's other brokers have data that this release may open, and every partition.
-        others_run: and they run. Then the way back to an earlier release is to begin with nothing and to be given the
-            replicas anew: a copy from before is older than what the others know of this broker, and ends itself once.
+            Then the way back to an earlier release is to begin with nothing and to be given the replicas anew: a copy
+            from before lacks what this broker has said yes to since, and with one that was behind it could outvote the
+            one that has it.
 
     Pure. `Move.EMPTY` must not be made before the others are well: what this one has may be missing there.
 
@@ -131,15 +131,13 @@ def decide(
     if data is not None and data.is_usable(wished, release):
         return Placement(Move.NONE, data, keeps_copy=data.release not in ("", release))
     is_going_back = data is not None and data.is_of(wished)
-    if is_going_back and others_have_all and others_run:
+    if is_going_back and others_have_all:
         return Placement(Move.EMPTY, Origin.of(wished))
     if former is not None and former.is_usable(wished, release):
         return Placement(Move.PUT_BACK, former, keeps_copy=former.release not in ("", release))
     if incoming is not None and incoming.is_of(wished):
         _require_not_newer(incoming, release, "The backup was taken by")
         return Placement(Move.TAKE_IN, incoming)
-    if is_going_back and others_have_all:
-        return Placement(Move.EMPTY, Origin.of(wished))
     if data is not None and data.is_of(wished):
         _require_not_newer(data, release, "The engine's data was last opened by")
     if data is None and may_be_empty:

@@ -17,24 +17,36 @@ HTTP_OK = 200
 PARTITION_HEALTH = re.compile(r'^zeebe_health\{[^}]*partition="(\d+)"[^}]*\} ([0-9.eE+-]+)', re.MULTILINE)
 # Of a broker that left, the engine may go on to speak for a while.
 GONE_STATES = frozenset({"LEFT", "UNINITIALIZED"})
+FAILED_CHANGES = frozenset({"FAILED", "CANCELLED"})
 
 _http = urllib3.PoolManager(num_pools=64, maxsize=1, retries=False, timeout=TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
 class Topology:
-    """Which brokers the engine counts in, as one of them knows it; a higher version is newer."""
+    """Which brokers the engine counts in, as one of them knows it; a higher version is newer.
+
+    `has_failed` is about the last change of them that came to an end.
+    """
 
     version: int = -1
     members: tuple[int, ...] = ()
     is_changing: bool = False
+    has_failed: bool = False
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> Topology:
-        return cls(int(record["version"]), tuple(record["members"]), bool(record["is_changing"]))
+        # A watch of an earlier version wrote nothing about failures.
+        has_failed = bool(record.get("has_failed"))
+        return cls(int(record["version"]), tuple(record["members"]), bool(record["is_changing"]), has_failed)
 
     def to_record(self) -> dict[str, Any]:
-        return {"version": self.version, "members": list(self.members), "is_changing": self.is_changing}
+        return {
+            "version": self.version,
+            "members": list(self.members),
+            "is_changing": self.is_changing,
+            "has_failed": self.has_failed,
+        }
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +121,9 @@ def read_topology(management_port: int) -> Topology | None:
         return None
     brokers = content.get("brokers", [])
     members = sorted(int(broker["id"]) for broker in brokers if broker.get("state") not in GONE_STATES)
-    return Topology(int(content.get("version", 0)), tuple(members), bool(content.get("pendingChange")))
+    last = content.get("lastChange") or {}
+    has_failed = last.get("status") in FAILED_CHANGES
+    return Topology(int(content.get("version", 0)), tuple(members), bool(content.get("pendingChange")), has_failed)
 
 
 def _get(port: int, endpoint: str) -> urllib3.BaseHTTPResponse | None:

@@ -134,7 +134,6 @@ class Start:
             release,
             may_be_empty=may_be_empty,
             others_have_all=is_too_new and self._others_have_all(broker),
-            others_run=all(self._is_at_work(other) for other in self._others(broker)),
         )
 
     def _others(self, broker: BrokerFolder) -> list[BrokerFolder]:
@@ -310,10 +309,15 @@ def lay_down_cluster(desired: DesiredCluster, cluster: ClusterFolder, settings: 
     make_folder(cluster.path, 0o750, passage)
     make_folder(cluster.tls, 0o750, passage)
     write_whole(cluster.log_configuration, LOG_CONFIGURATION.read_bytes(), mode=0o444)
-    card = {**desired.card, "spec_generation": desired.spec_generation, "audience": desired.audience}
-    write_json(cluster.card, card, is_durable=True)
+    write_card(desired, cluster)
     names = list(dict.fromkeys(["localhost", settings.address, desired.host_name]))
     ensure_certificate(KeyPairFiles(cluster.tls), authority, names, owner=account_of(settings.engine_user))
+
+
+def write_card(desired: DesiredCluster, cluster: ClusterFolder) -> None:
+    """Write beside the engine whose it is, and how it is wished."""
+    card = {**desired.card, "spec_generation": desired.spec_generation, "audience": desired.audience}
+    write_json(cluster.card, card, is_durable=True)
 
 
 def lay_down_broker(broker: BrokerFolder, settings: LocalSettings) -> None:

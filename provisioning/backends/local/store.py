@@ -30,6 +30,9 @@ from provisioning.backends.local.settings import BackupStore
 from provisioning.spec import BackupRef
 
 TIMEOUT = urllib3.Timeout(connect=2.0, read=10.0)
+# Within a turn, whose lease is 20 s: the engine is asked for a backup's state (5 s, see `admin`), the store (5 s), the
+# engine's topology (2 s for each broker that hangs), and the engine for the backup (5 s).
+TURN_TIMEOUT = urllib3.Timeout(connect=1.0, read=4.0)
 # One call of the backend is to be quick; a backup is some ten objects for each partition.
 MAX_REMOVALS = 500
 MANIFEST = "manifest.json"
@@ -58,8 +61,9 @@ class BackupContent:
 class Store:
     """One S3 bucket. Every method raises `Temporary`, with a sentence, when the store does not do its part."""
 
-    def __init__(self, settings: BackupStore) -> None:
+    def __init__(self, settings: BackupStore, timeout: urllib3.Timeout = TIMEOUT) -> None:
         self._settings = settings
+        self._timeout = timeout
 
     def provide_bucket(self) -> None:
         """Make the bucket if it is missing. One request, two the first time."""
@@ -108,7 +112,7 @@ class Store:
             secret_key=self._settings.secret_key,
             region=self._settings.region,
             secure=address.scheme == "https",
-            http_client=urllib3.PoolManager(timeout=TIMEOUT, retries=False, maxsize=4),
+            http_client=urllib3.PoolManager(timeout=self._timeout, retries=False, maxsize=4),
         )
         if not self._settings.path_style:
             client.enable_virtual_style_endpoint()  # type: ignore[no-untyped-call]

@@ -67,7 +67,7 @@ class View:
         for node in range(self.size.brokers):
             if sentence := self._health(node):
                 return sentence
-        return "The engine is taking brokers in or letting them go." if self.topology.is_changing else ""
+        return self._change()
 
     @property
     def _unled(self) -> set[int]:
@@ -93,6 +93,16 @@ class View:
             return f"{name} does not call itself healthy yet."
         late = self._late(look)
         return "" if late is None else f"{name} has not caught up with partition {late} yet."
+
+    def _change(self) -> str:
+        topology, nodes = self.topology, tuple(range(self.size.brokers))
+        if topology.is_changing:
+            return "The engine is taking brokers in or letting them go."
+        if self.size.brokers > 1 and not topology.members:
+            return "The engine does not say which brokers it counts on."
+        if topology.has_failed and topology.members != nodes:
+            return "The engine's last change of its brokers came to nothing; it is asked again."
+        return ""
 
     def _late(self, look: Look) -> int | None:
         """Return a partition of which this broker's replica is far behind."""

@@ -42,7 +42,8 @@ class Watch:
 
     region: RegionFolder
     _processes: dict[Seat, _Process] = field(default_factory=dict)
-    _progress: dict[object, str] = field(default_factory=dict)
+    # Of a broker's restore, and of a cluster that waits for its release.
+    _progress: dict[BrokerFolder | UUID, str] = field(default_factory=dict)
     _scan_at: float = 0.0
 
     def run(self) -> Generator[UUID, None, None]:
@@ -64,6 +65,7 @@ class Watch:
             for cluster in self.region.clusters():
                 yield from self._scan(cluster)
             yield from self._follow_releases()
+            self._forget_gone()
             self._scan_at = time.monotonic() + SCAN_SECONDS
         for process in [one for one in self._processes.values() if one.due_at <= time.monotonic()]:
             yield from self._look(process)
@@ -150,6 +152,13 @@ class Watch:
         if note and not is_at_work:
             (self.region.waiting / str(cluster_id)).unlink(missing_ok=True)
             del self._progress[cluster_id]
+
+    def _forget_gone(self) -> None:
+        """Nobody follows a broker any more whose folder was removed, or a cluster that stopped waiting."""
+        for key in list(self._progress):
+            place = key.path if isinstance(key, BrokerFolder) else self.region.waiting / str(key)
+            if not place.exists():
+                del self._progress[key]
 
 
 def _ask(record: EngineRecord) -> health.Look:

@@ -84,10 +84,10 @@ def test_backups_of_clusters_that_are_gone_are_found(api: Api, alice: Person, ba
 
 
 def cost_of(client: APIClient, address: str) -> int:
-    """How many statements about our rows an answer takes."""
+    """How many statements about our rows an answer takes; prepared ones, which all are, come without their text."""
     with CaptureQueriesContext(connection) as queries:
         assert client.get(address).status_code == 200
-    return sum("provisioning_" in query["sql"] for query in queries)
+    return sum(query["sql"] is None or "provisioning_" in query["sql"] for query in queries)
 
 
 def test_lists_come_in_pages_at_the_same_cost(api: Api, alice: Person, healthy: Cluster) -> None:
@@ -114,6 +114,7 @@ def test_drills_and_proofs_cost_no_statement_each(
     before = [cost_of(client, address) for address in addresses]
     other = make_healthy(services.create_cluster(actor=alice.actor, request=ask(name="other")).cluster)
     proven = make_backup(other, verified_at=Now(), recovery_seconds=40.0, loss_seconds=3600.0)
+    Cluster.objects.filter(drill_of=backup).update(deleted_at=Now())  # an organization has one drill at a time
     services.drill_backup(actor=alice.actor, backup_id=proven.pk)
     assert [cost_of(client, address) for address in addresses] == before == [1, 3, 1]
 

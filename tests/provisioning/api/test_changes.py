@@ -200,7 +200,7 @@ def test_a_deletion_that_does_not_get_on_is_ended_by_force(api: Api, alice: Pers
 
 
 def test_force_needs_the_right_to_delete(api: Api, alice: Person, bob: Person, healthy: Cluster) -> None:
-    operation = services.request_deletion(actor=alice.actor, cluster_id=healthy.pk)
+    operation = services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
     Operation.objects.filter(pk=operation.pk).update(state=OperationState.FAILED, error_code="internal")
     assert refusal_of(api(bob), f"/api/v1/operations/{operation.pk}/force") == (403, "not_permitted", "")
     assert api(alice).post(f"/api/v1/operations/{operation.pk}/force").status_code == 202
@@ -212,3 +212,20 @@ def test_what_a_deletion_replaced_cannot_be_forced(api: Api, alice: Person, heal
     Cluster.objects.filter(pk=healthy.pk).update(failures=F("failures") + 1)
     assert api(alice).get(f"/api/v1/operations/{operation.pk}").json()["can_force"] is False
     assert refusal_of(api(alice), f"/api/v1/operations/{operation.pk}/force") == (409, "not_forceable", "")
+
+
+def test_what_has_no_dry_run_is_not_done_instead(api: Api, alice: Person, healthy: Cluster) -> None:
+    client = api(alice)
+    operation = Operation.objects.filter(cluster=healthy).latest("created_at")
+    for verb in ("retry", "force"):
+        refused = refusal_of(client, f"/api/v1/operations/{operation.pk}/{verb}?dry_run=true")
+        assert refused == (400, "invalid_request", "dry_run")
+
+
+def test_calling_off_can_be_tried_out(api: Api, alice: Person, healthy: Cluster) -> None:
+    client = api(alice)
+    operation = client.post(f"{CLUSTERS}/{healthy.pk}/resize", {"plan_type": "small-plus"}, format="json").json()
+    foreseen = client.post(f"/api/v1/operations/{operation['id']}/cancel?dry_run=true")
+    assert foreseen.status_code == 200, foreseen.content
+    assert foreseen.json()["changes"] == {"plan_type": ["small-plus", "small"]}
+    assert client.get(f"/api/v1/operations/{operation['id']}").json()["state"] == "pending"

@@ -6,8 +6,10 @@ import io
 import json
 import re
 import signal
+import socket
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -449,6 +451,17 @@ def test_a_store_that_refuses_or_is_silent_or_not_there_is_told_apart(restores: 
         LocalBackend(replace(restores.stage.settings, store=None)).drop_backup(ref)
     Store(replace(store_of(restores), bucket="not-made-yet")).provide_bucket()
     assert backend(bucket="not-made-yet").drop_backup(ref)
+
+
+def test_a_store_that_hangs_leaves_a_turn_time_for_the_rest(restores: Restores) -> None:
+    cluster = replace(restores.stage.desired(), backup=BackupRef(uuid4(), 1))
+    restores.start(cluster)
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        hanging = replace(store_of(restores), endpoint=f"http://127.0.0.1:{silent.getsockname()[1]}")
+        began = time.monotonic()
+        with pytest.raises(Temporary, match="The backup store does not answer"):
+            LocalBackend(replace(restores.stage.settings, store=hanging)).back_up(cluster, epoch=10**6)
+    assert time.monotonic() - began < 6
 
 
 def test_backups_of_which_nothing_else_is_left_are_in_the_inventory_and_a_silent_store_hides_nothing(

@@ -25,7 +25,7 @@ from provisioning.backends.local import LocalBackend, admission, ending, restori
 from provisioning.backends.local.admin import EngineAdmin
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.contents import Contents, Origin, read_contents, write_contents
-from provisioning.backends.local.health import Topology
+from provisioning.backends.local.health import Topology, read_topology
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, Ports
 from provisioning.backends.local.record import EngineRecord, running
 from provisioning.backends.local.release import Releases
@@ -337,6 +337,32 @@ def test_an_entrance_that_died_is_noticed_at_once_and_opened_again_with_nothing_
     assert standins.records(cluster) == before
 
 
+def test_an_entrance_is_opened_alone_without_the_release_or_memory_for_a_broker(
+    standins: Standins, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = standins.stage.resilient()
+    standins.start(cluster)
+    kill(standins, cluster, 1)
+    before = standins.records(cluster)
+    entrance = running(standins.folder(cluster).entrance)
+    assert entrance is not None
+    entrance.identity.signal(signal.SIGKILL)
+    assert entrance.identity.wait(5)
+
+    def is_not_ready(*_: object) -> Program:
+        raise Temporary("The release is not ready.")
+
+    monkeypatch.setattr(Releases, "program", is_not_ready)
+    full = standins.with_settings(memory_budget_mib=1)
+    later = replace(cluster, release=desired_release("8.6.0"), data=DesiredData(1, BackupRef(cluster.cluster_id, 5)))
+    full.start(later, [], epoch=standins.stage.next_epoch())
+
+    sight = standins.backend.observe(cluster)
+    assert sight.entrance
+    assert [one.running for one in sight.brokers] == [True, False, True]
+    assert standins.records(cluster) == before
+
+
 def await_news(changes: Iterator[UUID], count: int) -> None:
     """Take the first changes, which tell of what there is already."""
     for _ in range(count):
@@ -489,15 +515,23 @@ def test_a_broker_that_will_not_stop_is_retired_by_force_after_the_grace_period(
     standins.backend.delete(three.cluster_id, epoch=101)
 
 
-@pytest.mark.parametrize(("members", "node"), [((0, 1, 2, 3), 3), ((0, 1), 2), ((), 0)])
+@pytest.mark.parametrize(
+    ("members", "node", "sentence"),
+    [
+        ((0, 1, 2, 3), 3, "Broker 4 cannot be retired yet: the engine counts on it"),
+        ((0, 1), 2, "Broker 3 cannot be retired yet: it is wished"),
+        ((), 3, "The engine does not say which brokers it counts on"),
+        ((), 0, "The engine does not say which brokers it counts on"),
+    ],
+)
 def test_only_what_the_engine_let_go_and_nobody_wishes_is_retired(
-    standins: Standins, members: tuple[int, ...], node: int
+    standins: Standins, members: tuple[int, ...], node: int, sentence: str
 ) -> None:
     cluster = standins.stage.resilient()
-    standins.start(cluster)
-    with retiring(standins, cluster, members), pytest.raises(Permanent, match=f"Broker {node + 1} cannot be retired"):
+    standins.start(replace(cluster, size=replace(TRIO, brokers=4)))
+    with retiring(standins, cluster, members), pytest.raises(Temporary, match=sentence):
         standins.backend.retire(cluster, [node], epoch=standins.stage.next_epoch())
-    assert len(standins.records(cluster)) == 3
+    assert len(standins.records(cluster)) == 4
 
 
 def test_without_any_brokers_answer_nothing_is_retired_rescaled_or_rebalanced(standins: Standins) -> None:
@@ -685,8 +719,10 @@ def test_a_broker_that_begins_with_nothing_waits_for_the_others_and_holds_none_o
     wait_until(lambda: not standins.records(cluster))
     tried = standins.folder(cluster).broker(2)
     (tried.data / "tried").write_text("by a later release")
-    write_contents(tried, Contents(Origin(0, None, "8.6.0")))
+    tried.former.mkdir()
+    write_contents(tried, Contents(Origin(0, None, "8.6.0"), Origin(0, None, "8.5.8")))
 
+    # A copy is there, and older than what the others know of this broker: it is not put beside them.
     standins.start(cluster)
     first = standins.records(cluster)
     with pytest.raises(Temporary, match="Broker 3 of 3 begins with nothing, as soon as the others are well"):
@@ -700,6 +736,7 @@ def test_a_broker_that_begins_with_nothing_waits_for_the_others_and_holds_none_o
     assert list(standins.records(cluster)) == [0, 1, 2]
     assert list(tried.data.iterdir()) == []
     assert read_contents(tried) == Contents(Origin(0, None, "8.5.8"))
+    assert not tried.former.exists()
 
 
 def test_when_too_few_have_what_an_earlier_release_can_read_nobody_begins_with_nothing(standins: Standins) -> None:
@@ -829,6 +866,34 @@ def test_what_an_engine_refuses_is_told_in_our_words(
 def test_an_engine_that_is_silent_is_for_another_turn() -> None:
     with pytest.raises(Temporary, match="does not answer"):
         EngineAdmin(1).rebalance()
+
+
+def test_an_engine_that_hangs_on_its_store_leaves_a_turn_time_for_the_rest() -> None:
+    with closing(socket.create_server(("127.0.0.1", 0))) as silent:
+        began = time.monotonic()
+        with pytest.raises(Temporary, match="does not answer"):
+            EngineAdmin(silent.getsockname()[1]).backup_state(5)
+    assert time.monotonic() - began < 6
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, Topology(7, (0, 1, 2))),
+        ({"lastChange": {"id": 1, "status": "COMPLETED"}}, Topology(7, (0, 1, 2))),
+        ({"lastChange": {"id": 1, "status": "FAILED"}}, Topology(7, (0, 1, 2), has_failed=True)),
+        ({"lastChange": {"id": 1, "status": "CANCELLED"}}, Topology(7, (0, 1, 2), has_failed=True)),
+        ({"lastChange": None, "pendingChange": {"id": 1}}, Topology(7, (0, 1, 2), is_changing=True)),
+    ],
+)
+def test_whom_an_engine_counts_on_and_what_became_of_the_last_change(
+    engine: _Answers, change: dict[str, Any], expected: Topology
+) -> None:
+    states = [(0, "ACTIVE"), (1, "LEAVING"), (2, "JOINING"), (3, "LEFT")]
+    brokers = [{"id": node, "state": state} for node, state in states]
+    engine.status, engine.body = 200, json.dumps({"version": 7, "brokers": brokers, **change}).encode()
+
+    assert read_topology(engine.server_address[1]) == expected
 
 
 @pytest.mark.parametrize(

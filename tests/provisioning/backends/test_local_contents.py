@@ -92,25 +92,20 @@ def test_the_wished_data_comes_to_its_place(
 
 
 @pytest.mark.parametrize(
-    ("seated", "release", "others_run", "expected"),
+    ("seated", "release", "expected"),
     [
-        # The others serve meanwhile, so the way back is to be given the replicas anew.
-        (Contents(mine(NEW)), OLD, True, Placement(Move.EMPTY, Origin.of(OWN))),
-        (Contents(mine(NEW), mine()), OLD, True, Placement(Move.EMPTY, Origin.of(OWN))),
-        # They do not: a copy is as good as anything, and without one this broker waits for them.
-        (Contents(mine(NEW), mine()), OLD, False, Placement(Move.PUT_BACK, mine())),
-        (Contents(mine(NEW)), OLD, False, Placement(Move.EMPTY, Origin.of(OWN))),
-        # A copy is kept all the same: nobody knows yet whether the others will be well when it is needed.
-        (Contents(mine()), NEW, True, Placement(Move.NONE, mine(), keeps_copy=True)),
-        (Contents(mine(NEW)), NEW, True, Placement(Move.NONE, mine(NEW))),
+        # The way back is to be given the replicas anew, with a copy or without.
+        (Contents(mine(NEW)), OLD, Placement(Move.EMPTY, Origin.of(OWN))),
+        (Contents(mine(NEW), mine()), OLD, Placement(Move.EMPTY, Origin.of(OWN))),
+        # A copy is kept all the same: nobody knows yet how many will have to go back.
+        (Contents(mine()), NEW, Placement(Move.NONE, mine(), keeps_copy=True)),
+        (Contents(mine(NEW)), NEW, Placement(Move.NONE, mine(NEW))),
     ],
 )
 def test_a_broker_whose_others_have_all_goes_back_by_beginning_with_nothing(
-    seated: Contents, release: str, others_run: bool, expected: Placement
+    seated: Contents, release: str, expected: Placement
 ) -> None:
-    placement = decide(seated, None, OWN, release, may_be_empty=True, others_have_all=True, others_run=others_run)
-
-    assert placement == expected
+    assert decide(seated, None, OWN, release, may_be_empty=True, others_have_all=True) == expected
 
 
 @pytest.mark.parametrize(

@@ -52,6 +52,17 @@ def test_when_all_are_well_nothing_is_waited_for() -> None:
             "The engine is taking brokers in or letting them go.",
             True,
         ),
+        (
+            View(TRIO, {node: look(node + 1, topology=None) for node in range(3)}),
+            "The engine does not say which brokers it counts on.",
+            True,
+        ),
+        (
+            View(TRIO, {**WELL, 1: look(2, topology=Topology(2, (0, 1, 2, 3), has_failed=True))}),
+            "The engine's last change of its brokers came to nothing; it is asked again.",
+            True,
+        ),
+        (View(TRIO, {**WELL, 1: look(2, topology=Topology(2, (0, 1, 2), has_failed=True))}), "", True),
         (View(SMALL, {0: Look()}), "The engine's process runs and does not answer yet.", False),
         (View(SMALL, {0: look()}), "The engine's partition 1 has no healthy leader yet.", False),
         (View(SMALL, {0: look(1, up=False)}), "The engine does not call itself healthy yet.", False),
@@ -105,6 +116,9 @@ def test_a_look_is_kept_whole_and_its_positions_are_no_news() -> None:
     assert replace(one, positions={}) == one
     # As a watch of an earlier version wrote it.
     assert Look.from_record({"answered": True, "up": True, "healthy": [1]}) == Look(True, True, (1,))
+    assert Topology.from_record({"version": 1, "members": [0, 1, 2], "is_changing": False}) == MEMBERS
+    failed = look(1, topology=Topology(2, (0, 1, 2), has_failed=True))
+    assert Look.from_record(failed.to_record()) == failed
 
 
 RUNNING, DONE = BackupState(Work.RUNNING, is_whole=True), BackupState(Work.DONE, is_whole=True)
@@ -124,6 +138,9 @@ JUST, LATER, LONG = Request(1, 1.0), Request(1, BEGIN_SECONDS), Request(1, PATIE
         (RUNNING, JUST, Work.RUNNING),
         (RUNNING, LATER, Work.RUNNING),
         (RUNNING, LONG, Work.FAILED),
+        # Counted from when the engine was asked; nobody else counts.
+        (RUNNING, Request(1, 899.0), Work.RUNNING),
+        (RUNNING, Request(1, 900.0), Work.FAILED),
         (RUNNING, None, Work.RUNNING),
         (FAILED, JUST, Work.FAILED),
         (DONE, LONG, Work.DONE),
