@@ -122,7 +122,7 @@ class _Fitting:
 
     def note(self, release: Any) -> str:
         is_rehearsal = self._row is not None and release.version != self._row.release_id
-        return ", to rehearse the upgrade" if is_rehearsal else ""
+        return ", to try the upgrade out" if is_rehearsal else ""
 
 
 def size_label(row: Any) -> str:

@@ -275,7 +275,8 @@ def _is_whole_restart(desired: DesiredCluster, running: list[ObservedBroker]) ->
 
 def _is_rolling(desired: DesiredCluster, brokers: list[ObservedBroker]) -> bool:
     """Whether brokers are being replaced one by one: some serve, and some were last started as something else."""
-    return any(one.running for one in brokers) and any(one.digest not in ("", desired.digest) for one in brokers)
+    were_started = [one for one in brokers if one.running or one.digest]
+    return any(one.running for one in brokers) and any(one.digest != desired.digest for one in were_started)
 
 
 def _stop(observed: ObservedCluster) -> Action:
@@ -345,7 +346,8 @@ def _waited(step: StepKind, desired: DesiredCluster, observed: ObservedCluster) 
         case StepKind.RESTORE_DATA:
             return replace(observed, data=Work.DONE)
         case StepKind.AWAIT_HEALTHY | StepKind.ROLL_BROKERS:
-            healthy = tuple(replace(one, healthy=one.running, answers=one.running) for one in observed.brokers)
+            left = [_ended(one) if one.stopping else one for one in observed.brokers]
+            healthy = tuple(replace(one, healthy=one.running, answers=one.running) for one in left)
             members = observed.members or tuple(one.node for one in healthy)
             return replace(observed, brokers=healthy, members=members, available=True)
         case StepKind.RESCALE:

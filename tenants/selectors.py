@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
+from typing import Any
 from uuid import UUID
 
 from django.db.models import Prefetch, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models.functions import Coalesce, Now
 from django.utils import timezone
 
 from common.errors import NotFound
@@ -150,21 +151,33 @@ def _live_secrets() -> Prefetch[str, QuerySet[CredentialSecret], str]:
     return Prefetch("secrets", queryset=secrets, to_attr="live_secrets")
 
 
-def credentials_issued_within(span: timedelta, *, limit: int) -> list[dict[str, str]]:
-    """Who was given access lately: client ids and what they open, no secret. For the installation itself. One query."""
-    rows = Credential.objects.filter(created_at__gt=Now() - span).order_by("-created_at")[:limit]
+def access_changed_within(span: timedelta, *, limit: int) -> list[dict[str, str]]:
+    """Who was given or lost access lately: each secret by its visible beginning, and what it opens. One query.
+
+    For the installation itself. `revoked_at` is "" while the secret is live.
+    """
+    rows = _secrets().filter(Q(created_at__gt=Now() - span) | Q(ended_at__gt=Now() - span))
     return [
         {
-            "client_id": row.client_id,
-            "name": row.name,
+            "client_id": row.credential.client_id,
+            "secret": row.prefix,
+            "name": row.credential.name,
             "organization": str(row.organization_id),
-            "cluster": str(row.audience_id or ""),
+            "cluster": str(row.credential.audience_id or ""),
             "created_at": row.created_at.isoformat(),
+            "revoked_at": row.ended_at.isoformat() if row.ended_at else "",
         }
-        for row in rows
+        for row in rows.order_by("-created_at")[:limit]
     ]
 
 
-def known_client_ids(client_ids: Iterable[str]) -> set[str]:
-    """Those of these client ids that this database knows. One query."""
-    return set(Credential.objects.filter(client_id__in=list(client_ids)).values_list("client_id", flat=True))
+def secrets_of(client_ids: Iterable[str]) -> dict[tuple[str, str], bool]:
+    """Client id and visible beginning of the secrets that these clients have here -> whether it is live. One query."""
+    rows = _secrets().filter(credential__client_id__in=list(client_ids))
+    return {(row.credential.client_id, row.prefix): row.ended_at is None for row in rows}
+
+
+def _secrets() -> QuerySet[Any]:
+    return CredentialSecret.objects.select_related("credential").annotate(
+        ended_at=Coalesce("revoked_at", "credential__revoked_at")
+    )

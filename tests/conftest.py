@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
+import hypothesis
 import pytest
 from django.core.cache import cache
 from django.db import connection
@@ -25,6 +26,10 @@ from tenants.models import Organization
 from tenants.roles import Role
 from tenants.scoping import leave_scope
 from tests.factories import Person, make_credential, make_organization, make_person
+
+# The same examples at every run: what failed fails again.
+hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
+hypothesis.settings.load_profile("repeatable")
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:

@@ -14,7 +14,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 
 from common.errors import ControlPlaneError, NotFound
 from console.forms import RestoreForm, ScheduleForm
-from console.views.doors import act_and_return, attempt, organization_page, rehearse, renew_generation, status_of
+from console.views.doors import act_and_return, attempt, foresee, organization_page, renew_generation, status_of
 from provisioning import selectors, services
 from provisioning.selectors import BackupView, ClusterView
 from provisioning.spec import Lifecycle
@@ -119,7 +119,7 @@ def backup_restore(request: HttpRequest, actor: Actor, backup_id: UUID) -> HttpR
         if attempt(form, restore):
             return redirect("console:cluster", row.pk)
         renew_generation(form, row.spec_generation)
-    preview, refusal = rehearse(services.restore_backup, **named)
+    preview, refusal = foresee(services.restore_backup, **named)
     context = {"backup": backup, "cluster": view, "form": form, "preview": preview, "refusal": refusal}
     return render(request, "console/backup_restore.html", context, status=status_of(form))
 

@@ -13,7 +13,7 @@ from django.shortcuts import redirect, render
 from django.views.decorators.http import require_http_methods, require_POST
 
 from console.forms import ChoiceForm, ConfirmForm, ResizeForm, UpgradeForm, size_label
-from console.views.doors import attempt, organization_page, rehearse, renew_generation, status_of
+from console.views.doors import attempt, foresee, organization_page, renew_generation, status_of
 from provisioning import selectors, services
 from provisioning.selectors import ClusterView
 from tenants.actor import Actor
@@ -76,7 +76,7 @@ def cluster_change(request: HttpRequest, actor: Actor, cluster_id: UUID, change_
         if attempt(form, act):
             return redirect("console:cluster", cluster_id)
         renew_generation(form, view.row.spec_generation)
-    preview, refusal = rehearse(change.act, actor=actor, cluster_id=cluster_id)
+    preview, refusal = foresee(change.act, actor=actor, cluster_id=cluster_id)
     context = {"cluster": view, "change": change, "form": form, "preview": preview, "refusal": refusal}
     return render(request, "console/cluster_change.html", context, status=status_of(form))
 
@@ -124,7 +124,7 @@ def cluster_choice(request: HttpRequest, actor: Actor, cluster_id: UUID, choice_
     """Ask for the word, show what would happen, and make the change when it is confirmed."""
     choice = CHOICES[choice_name]
     view, form = _asked(request, actor, cluster_id, choice)
-    if form.is_valid() and "rehearse" not in request.POST:
+    if form.is_valid() and "foresee" not in request.POST:
         generation = form.cleaned_data["generation"]
         act = partial(choice.act, actor=actor, cluster_id=cluster_id, expected_generation=generation, **form.wish())
         if attempt(form, act):
@@ -157,5 +157,5 @@ def _foreseen(choice: Choice, actor: Actor, cluster_id: UUID, form: ChoiceForm) 
     """The plan of what is chosen, or the sentence why it would be refused."""
     if not form.choices or (form.is_bound and form.errors):
         return {"preview": None, "refusal": ""}
-    preview, refusal = rehearse(choice.act, actor=actor, cluster_id=cluster_id, **form.wish())
+    preview, refusal = foresee(choice.act, actor=actor, cluster_id=cluster_id, **form.wish())
     return {"preview": preview, "refusal": refusal}

@@ -16,7 +16,7 @@ from django.views.decorators.http import require_GET, require_http_methods, requ
 from common.errors import NotFound
 from console.forms import ClusterForm, ClusterSettingsForm, DeletionForm
 from console.views.changes import CHANGES, CHOICES
-from console.views.doors import attempt, organization_page, rehearse, renew_generation, status_of
+from console.views.doors import attempt, foresee, organization_page, renew_generation, status_of
 from console.words import facts_of
 from provisioning import selectors, services
 from provisioning.selectors import BackupView, ClusterView, OperationView
@@ -45,15 +45,15 @@ def cluster_list(request: HttpRequest, actor: Actor) -> HttpResponse:
 @require_http_methods(["GET", "POST"])
 @organization_page
 def cluster_new(request: HttpRequest, actor: Actor) -> HttpResponse:
-    """Ask for a cluster; the button “Show the plan” rehearses it without scripts."""
+    """Ask for a cluster; the button “Show the plan” foresees it without scripts."""
     actor.require(Permission.CLUSTERS_WRITE)
     backup = _named_backup(request, actor)
     form = _cluster_form(request, backup)
     preview = None
     if form.is_valid():
-        if "rehearse" in request.POST:
-            foresee = partial(services.preview, services.create_cluster, actor=actor, request=form.request())
-            preview = attempt(form, foresee)
+        if "foresee" in request.POST:
+            trial = partial(services.preview, services.create_cluster, actor=actor, request=form.request())
+            preview = attempt(form, trial)
         else:
             operation = attempt(form, partial(services.create_cluster, actor=actor, request=form.request()))
             if operation:
@@ -69,7 +69,7 @@ def cluster_plan(request: HttpRequest, actor: Actor) -> HttpResponse:
     form = _cluster_form(request, _named_backup(request, actor))
     preview, refusal = None, ""
     if form.is_valid():
-        preview, refusal = rehearse(services.create_cluster, actor=actor, request=form.request())
+        preview, refusal = foresee(services.create_cluster, actor=actor, request=form.request())
     context = {"form": form, "preview": preview, "refusal": refusal, "licence": _licence_of(form)}
     return render(request, "console/parts/cluster_plan.html", context)
 
@@ -139,7 +139,7 @@ def cluster_delete(request: HttpRequest, actor: Actor, cluster_id: UUID) -> Http
         if attempt(form, delete):
             return redirect("console:cluster", cluster_id)
         renew_generation(form, row.spec_generation)
-    preview, refusal = rehearse(services.request_deletion, actor=actor, cluster_id=cluster_id)
+    preview, refusal = foresee(services.request_deletion, actor=actor, cluster_id=cluster_id)
     kept_until = datetime.fromisoformat(preview.changes["delete_after"][1]) if preview else None
     context = {"cluster": view, "form": form, "preview": preview, "refusal": refusal, "kept_until": kept_until}
     return render(request, "console/cluster_delete.html", context, status=status_of(form))

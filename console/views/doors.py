@@ -93,7 +93,7 @@ def act_and_return(request: HttpRequest, act: Callable[[], Any], success: str, p
     return redirect(page, *args)
 
 
-def rehearse(change: Callable[..., Any], **arguments: Any) -> tuple[services.Preview | None, str]:
+def foresee(change: Callable[..., Any], **arguments: Any) -> tuple[services.Preview | None, str]:
     """The plan of a change, or the sentence why it would be refused."""
     try:
         return services.preview(change, **arguments), ""

@@ -196,15 +196,15 @@ class InstallationAdmin(OperatorAdmin):
         address = reverse("admin:provisioning_cluster_changelist")
         return format_html('<a href="{}?hold=any">{}</a>', address, count) if count else "0"
 
-    @admin.display(description="credentials lost")
+    @admin.display(description="credentials that differ")
     def lost_credentials(self, row: Installation) -> int:
-        """How many were issued since the copy was made."""
+        """How many were issued or revoked since the copy was made."""
         return len(row.report.get("credentials", ()))
 
     @admin.display(description="which those are")
     def credential_table(self, row: Installation) -> SafeString | str:
-        """Whose they were: each holder needs a new one."""
-        names = ("client_id", "name", "organization", "cluster", "created_at")
+        """Whose they were: who lost one needs a new one, and what is live again has to be revoked once more."""
+        names = ("state", "client_id", "secret", "name", "organization", "cluster", "created_at", "revoked_at")
         lost = row.report.get("credentials", ())
         return _table([[one.get(name, "") for name in names] for one in lost], head=names) or "None."
 

@@ -35,9 +35,8 @@ def beat() -> int:
 
 
 def register() -> dict[str, Any]:
-    """What every region is to remember of this database: its beat and who was given access lately. No secret."""
-    issued = tenancy_read.credentials_issued_within(REMEMBERED, limit=MAX_REMEMBERED)
-    return {"beat": beat(), "credentials": issued}
+    """What every region is to remember of this database: its beat, who was given or lost access lately. No secret."""
+    return {"beat": beat(), "credentials": tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)}
 
 
 def is_set_back() -> bool:
@@ -78,11 +77,17 @@ def set_back(remembered: Mapping[str, Any] | None = None) -> None:
 
 
 def _report(remembered: Mapping[str, Any], earlier: Mapping[str, Any]) -> dict[str, Any]:
-    """Credentials that a region knows and we do not: whoever holds one gets no further token."""
-    known = tenancy_read.known_client_ids(one["client_id"] for one in remembered.get("credentials", ()))
-    lost = [one for one in remembered.get("credentials", ()) if one["client_id"] not in known]
-    before = [one for one in earlier.get("credentials", ()) if one not in lost]
-    return {"credentials": [*before, *lost]}
+    """Secrets that a region knows otherwise: lost ones buy no further token, and those revoked since are live again."""
+    told = remembered.get("credentials", ())
+    known = tenancy_read.secrets_of(one["client_id"] for one in told)
+    found = []
+    for one in told:
+        is_live = known.get((one["client_id"], one["secret"]))
+        if one["revoked_at"] and is_live:
+            found.append(one | {"state": "live again"})
+        elif not one["revoked_at"] and is_live is None:
+            found.append(one | {"state": "lost"})
+    return {"credentials": [*(one for one in earlier.get("credentials", ()) if one not in found), *found]}
 
 
 @transaction.atomic

@@ -301,7 +301,15 @@ def test_a_database_set_back_is_told_and_acknowledged(site: WebClient, operator:
     acknowledge = reverse("admin:provisioning_installation_acknowledge")
     assert "As usual" in page(site, "provisioning_installation_change", row.pk)
     assert "nothing to acknowledge" in site.post(acknowledge, follow=True).content.decode()
-    lost = {"client_id": "lost-client", "name": "order workers", "organization": "x", "cluster": "y", "created_at": "z"}
+    lost = {
+        "client_id": "lost-client",
+        "secret": "fps_lost",
+        "name": "order workers",
+        "organization": "x",
+        "cluster": "y",
+        "created_at": "z",
+        "revoked_at": "",
+    }
     installation.set_back({"beat": 99, "credentials": [lost]})
     text = page(site, "provisioning_installation_change", row.pk)
     assert "Set back" in text

@@ -69,8 +69,8 @@ def test_an_upgrade_shows_its_plan_first(browser: Browser, alice: Person, health
     plan = session.post(page("cluster_upgrade_plan", healthy.pk), bare).content.decode()
     assert "Take a backup" not in plan
     assert "<title>" not in plan
-    rehearsed = session.post(address, {**bare, "rehearse": "yes"}).content.decode()
-    assert "Take a backup" not in rehearsed
+    foreseen = session.post(address, {**bare, "foresee": "yes"}).content.decode()
+    assert "Take a backup" not in foreseen
     assert operations(alice).count() == 1
     answer = session.post(address, {"generation": 1, "release": "8.6.0", "accept": "yes"})
     assert answer.headers["Location"] == page("cluster", healthy.pk)

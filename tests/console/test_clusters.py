@@ -92,7 +92,7 @@ def test_the_plan_follows_the_form_and_writes_nothing(browser: Browser, alice: P
 
 
 def test_without_scripts_a_button_shows_the_plan(browser: Browser, alice: Person, wish: dict[str, str]) -> None:
-    text = browser(alice).post(page("cluster_new"), {**wish, "rehearse": "yes"}).content.decode()
+    text = browser(alice).post(page("cluster_new"), {**wish, "foresee": "yes"}).content.decode()
     assert "Make the engine release ready" in text
     assert not clusters(alice).exists()
 

@@ -18,8 +18,9 @@ from provisioning.models import Backup, Cluster, Installation, Leftover, Operati
 from provisioning.models import Region as RegionRow
 from provisioning.services import installation, leftovers
 from provisioning.states import BackupState, Hold, LeftoverState, OperationState, Phase
+from tenants import services as tenancy
 from tenants.actor import Actor, PrincipalKind
-from tenants.models import Audience, AuditEvent, Credential
+from tenants.models import Audience, AuditEvent, Credential, CredentialSecret
 from tests.factories import Person, make_credential, make_person
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
@@ -345,14 +346,18 @@ def test_a_database_set_back_deletes_nothing(alice: Person, healthy: Cluster, re
 def test_credentials_issued_since_the_copy_are_reported(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
     kept = make_credential(alice, audience_id=healthy.pk).credential
     lost = make_credential(alice, audience_id=healthy.pk).credential
+    revoked = make_credential(alice, audience_id=healthy.pk).credential
+    rotated = tenancy.add_secret(actor=alice.actor, credential_id=kept.pk)
+    Credential.objects.filter(pk=revoked.pk).update(revoked_at=Now())
     sweeper.keep_registers()
     Credential.objects.filter(pk=lost.pk).delete()
+    Credential.objects.filter(pk=revoked.pk).update(revoked_at=None)
+    CredentialSecret.objects.filter(pk=rotated.secret_row.pk).delete()
     set_back(region)
     row = Installation.objects.get(pk=1)
     assert row.set_back_at is not None
-    named = [one["client_id"] for one in row.report["credentials"]]
-    assert named == [lost.client_id]
-    assert kept.client_id not in named
+    named = {(one["client_id"], one["state"]) for one in row.report["credentials"]}
+    assert named == {(lost.client_id, "lost"), (revoked.client_id, "live again"), (kept.client_id, "lost")}
     assert AuditEvent.objects.filter(action="installation.set_back").count() == 1
     sweeper.keep_registers()
     assert AuditEvent.objects.filter(action="installation.set_back").count() == 1, "it was found out twice"

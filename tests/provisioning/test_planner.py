@@ -368,6 +368,18 @@ def test_steps_are_foreseen(wish: DesiredCluster, observed: ObservedCluster, ste
     assert foresee(wish, observed) == steps
 
 
+def test_what_is_foreseen_ends_where_it_is_not_known_what_a_broker_was_started_with() -> None:
+    unknown = seen(replace(well(0), digest="", healthy=False), well(1, healthy=False), well(2), available=False)
+    assert foresee(of_three(), unknown) == (StepKind.ROLL_BROKERS, StepKind.AWAIT_HEALTHY)
+
+
+def test_what_is_foreseen_ends_while_a_broker_that_is_replaced_is_stopping() -> None:
+    tried = replace(well(2, stopping=True), digest="later", release="8.6.0")
+    replaced = seen(well(0), well(1), well(2, stopping=True, healthy=False))
+    assert foresee(of_three(audience="a/2"), replaced) == (StepKind.ROLL_BROKERS, StepKind.AWAIT_HEALTHY)
+    assert StepKind.STOP_ENGINE not in foresee(of_three(), seen(well(0), well(1), tried))
+
+
 def test_a_digest_is_the_one_that_engines_on_this_machine_were_started_with() -> None:
     """Else every engine would be restarted by nothing but a new Flowplane."""
     assert DIGEST == "9ea500f23625498b"
