@@ -34,6 +34,7 @@ from provisioning.planner import (
     LetGo,
     PrepareRelease,
     RemoveCluster,
+    Rescale,
     RestoreData,
     StartEngine,
     StopEngine,
@@ -55,6 +56,9 @@ LEASE_TTL = timedelta(seconds=20)
 # After an action was begun, and while one is waited for. The watch rings earlier when it sees the change.
 AFTER_ACTION_SECONDS = 0.3
 WAITING_SECONDS = 1.0
+
+# The engine has accepted another number of brokers before, and it did not come about.
+RESCALE_AGAIN_SECONDS = 10.0
 
 # A converged cluster is looked at this often even if no change was ever reported (a watch may miss some).
 RESYNC_SECONDS = 300.0
@@ -245,8 +249,17 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
             observed, action, error_code="internal", error_message=sentence, due_in_seconds=MAX_BACKOFF_SECONDS
         )
     waits_for = _what_is_waited_for(action, observed)
-    due = AFTER_ACTION_SECONDS if executed else WAITING_SECONDS
+    due = _due_after(action, subject) if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)
+
+
+def _due_after(action: Action, subject: read.TurnSubject) -> float:
+    """An action that is needed again right after it was taken came to nothing: it is repeated without haste."""
+    came_to_nothing = isinstance(action, Rescale) and action.step in subject.tried_steps
+    is_entrance_only = isinstance(action, StartEngine) and not action.nodes
+    if came_to_nothing:
+        return RESCALE_AGAIN_SECONDS
+    return WAITING_SECONDS if is_entrance_only else AFTER_ACTION_SECONDS
 
 
 def _what_is_waited_for(action: Action, observed: ObservedCluster) -> str:
@@ -326,7 +339,7 @@ def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, actio
             _require_explanation(subject)
         case StopEngine():
             _require_readable_data(subject, observed)
-        case StartEngine():
+        case StartEngine(nodes) if nodes:
             _refuse_start(subject, observed)
         case _:
             pass

@@ -67,7 +67,7 @@ class ClusterBackend(Protocol):
         """Have the engine spread its partitions over the wished brokers, all of which run, and no others."""
 
     def retire(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
-        """End brokers that the engine has let go, and remove all that is theirs. Raises `Permanent` for any other."""
+        """End brokers that the engine has let go, and remove all that is theirs. Raises `Temporary` for any other."""
 
     def rebalance(self, desired: DesiredCluster, *, epoch: int) -> None:
         """Have the engine spread its leaders; until a broker is started again, the region counts it as balanced."""

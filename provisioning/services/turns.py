@@ -158,7 +158,7 @@ def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, 
         fields["observed_generation"] = row.spec_generation
     if observed is not None and observed.endpoint is not None:
         fields |= {"endpoint_grpc": observed.endpoint.grpc, "endpoint_rest": observed.endpoint.rest}
-    if isinstance(outcome.action, planner.StartEngine) and outcome.executed:
+    if isinstance(outcome.action, planner.StartEngine) and outcome.action.nodes and outcome.executed:
         fields |= _started(subject)
     elif _counts_anew(subject, outcome):
         fields |= {"start_attempts": 0, "start_after": None}

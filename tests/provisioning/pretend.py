@@ -51,6 +51,7 @@ class PretendCluster:
     starts: int = 0
     last_exit: str = ""
     card: Mapping[str, str] = field(default_factory=dict)
+    entrance: bool | None = None
 
 
 @dataclass
@@ -116,6 +117,7 @@ class PretendRegion:
             age_seconds=self.age_seconds,
             restarts=cluster.starts,
             last_exit=cluster.last_exit,
+            entrance=cluster.entrance,
         )
 
     @staticmethod
@@ -151,6 +153,7 @@ class PretendRegion:
             if not broker.running:
                 self._launch(cluster, broker, desired)
         cluster.endpoint = Endpoint(f"{desired.host_name}:26500")
+        cluster.entrance = None if cluster.entrance is None else True
         cluster.card = desired.card
         cluster.members = cluster.members or tuple(sorted(cluster.brokers))
         self._raise("start", self.after)

@@ -370,7 +370,7 @@ def test_steps_are_foreseen(wish: DesiredCluster, observed: ObservedCluster, ste
 
 def test_what_is_foreseen_ends_where_it_is_not_known_what_a_broker_was_started_with() -> None:
     unknown = seen(replace(well(0), digest="", healthy=False), well(1, healthy=False), well(2), available=False)
-    assert foresee(of_three(), unknown) == (StepKind.ROLL_BROKERS, StepKind.AWAIT_HEALTHY)
+    assert foresee(of_three(), unknown) == (StepKind.ROLL_BROKERS, StepKind.START_ENGINE, StepKind.AWAIT_HEALTHY)
 
 
 def test_what_is_foreseen_ends_while_a_broker_that_is_replaced_is_stopping() -> None:

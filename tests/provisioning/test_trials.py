@@ -13,6 +13,7 @@ from common.errors import ControlPlaneError, Temporary
 from provisioning import planner, reconciler, selectors, services
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import installation
+from provisioning.spec import ReleaseState
 from provisioning.states import BackupState, Hold, OperationState, Phase, StepKind
 from tests.factories import Person
 from tests.provisioning.conftest import ask
@@ -171,6 +172,19 @@ def test_a_failed_upgrade_still_has_its_ended_brokers_started_again(
     assert brokers[1].running
     view = selectors.cluster(alice.actor, three.pk)
     assert any(fact.type == "Stalled" and fact.status == "True" for fact in view.conditions), "the change was resumed"
+
+
+def test_an_entrance_that_is_opened_again_is_no_start_of_the_engine(
+    alice: Person, three: Cluster, region: PretendRegion
+) -> None:
+    region.slow = True
+    services.upgrade_cluster(actor=alice.actor, cluster_id=three.pk, release="8.6.0", without_backup=True)
+    region.release = ReleaseState.PREPARING
+    region.clusters[three.pk].entrance = False
+    turn(three, 2)
+    row = fresh(three)
+    assert region.clusters[three.pk].entrance
+    assert (row.start_attempts, row.start_after, row.trial_ends_at) == (0, None, None)
 
 
 def test_a_failed_upgrade_can_be_retried_with_a_new_limit_or_left_by_a_restore(
