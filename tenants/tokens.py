@@ -25,7 +25,6 @@ from django.conf import settings
 from django.db import connection, transaction
 from django.db.models import Exists, Q, QuerySet
 from django.db.models.functions import Now
-from django.utils import timezone
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
@@ -264,10 +263,11 @@ def _note_use(secret: CredentialSecret, source_address: str) -> None:
 
 
 def _sign(credential: Credential, target: str, secret: CredentialSecret) -> IssuedToken:
-    kid = _signing_keys().values_list("kid", flat=True).first()
-    if kid is None:
+    found = _signing_keys().annotate(now=Now()).values_list("kid", "now").first()
+    if found is None:
         raise Temporary("No token can be issued yet: the installation is still making its signing key.")
-    issued_at = int(timezone.now().timestamp())
+    kid, now = found
+    issued_at = int(now.timestamp())
     lifetime_seconds: int = settings.TOKEN_LIFETIME_SECONDS
     if credential.expires_at is not None:
         # An engine never asks us again: a token must not outlive what bought it.
@@ -322,7 +322,9 @@ def verify_api_token(token: str, *, source_address: str = "", request_id: str = 
     )
 
 
+# Times are compared with the database's, not with this host's: see `_enter`.
 _CLAIMS = jwt.JWTClaimsRegistry(
+    leeway=10**12,
     iss={"essential": True},
     aud={"essential": True},
     exp={"essential": True},
@@ -335,19 +337,21 @@ def _enter(claims: Mapping[str, Any], kid: str) -> CredentialSecret | None:
     """Act in the token's organization from here on; the secret that bought it, or None when it is not live any more.
 
     Raises:
-        InvalidToken: its key was withdrawn since: one that was stolen opens nothing.
+        InvalidToken: it has expired, or its key was withdrawn since: one that was stolen opens nothing.
     """
     if organization_id := claims.get("org"):
         scope(organization_id=UUID(organization_id))
     else:
         scope(presented=claims["client_id"])  # it was issued by older code
     published = SigningKey.objects.filter(_not_retired(), pk=kid)
-    rows = _live(claims["client_id"]).annotate(is_published=Exists(published))
-    found: Any = rows.filter(pk=claims["sid"]).first()  # the annotation is invisible to the type checker
+    rows = _live(claims["client_id"]).annotate(is_published=Exists(published), now=Now())
+    found: Any = rows.filter(pk=claims["sid"]).first()  # the annotations are invisible to the type checker
     if found is None:
         return None
     if not found.is_published:
         raise InvalidToken(_NOT_VALID, internal="the key was withdrawn")
+    if claims["exp"] <= found.now.timestamp():
+        raise InvalidToken(_NOT_VALID, internal="expired")
     if not organization_id:
         scope(organization_id=found.organization_id)
     return cast(CredentialSecret, found)

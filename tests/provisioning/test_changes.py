@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
 
 import pytest
+from django.conf import settings
 from django.db.models.functions import Now
+from django.utils import timezone
 
 from common.errors import ControlPlaneError, NotFound
 from provisioning import reconciler, selectors, services
@@ -413,6 +416,28 @@ def test_of_scheduled_backups_the_newest_are_kept(alice: Person, healthy: Cluste
     assert states == ["removing", "completed", "completed", "completed"], "the one that was proven stays as well"
     asked.refresh_from_db()
     assert asked.state == BackupState.COMPLETED
+
+
+def test_a_worker_whose_clock_is_off_by_an_hour_does_all_in_its_order(
+    alice: Person, healthy: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right, numbers = time.time, []
+    for hours in (1, -1, 0):
+        monkeypatch.setattr(time, "time", lambda hours=hours: right() + 3600 * hours)
+        monkeypatch.setattr(timezone, "now", lambda hours=hours: datetime.now(UTC) + timedelta(hours=hours))
+        numbers.append(backed_up(alice, healthy).number)
+        services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+        turn_until_rest(healthy)
+        services.resume_cluster(actor=alice.actor, cluster_id=healthy.pk)
+        turn_until_rest(healthy)
+        assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+    assert numbers == sorted(set(numbers)), "the engine refuses a number that does not rise"
+    operation = services.request_deletion(actor=alice.actor, cluster_id=healthy.pk)
+    row = fresh(healthy)
+    assert row.delete_after is not None
+    assert (row.delete_after - operation.created_at).total_seconds() == pytest.approx(
+        settings.UNDO_WINDOW_SECONDS, abs=5
+    )
 
 
 @pytest.mark.parametrize(

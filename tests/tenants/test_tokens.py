@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from datetime import timedelta
 from io import StringIO
 from typing import Any, cast
@@ -329,6 +330,42 @@ def test_forged_expired_and_foreign_tokens_are_refused(alice: Person, settings: 
     plain = forged({**claims, "aud": settings.API_AUDIENCE}, {"alg": "RS256", "kid": key.kid}, ours)
     for token in (issued.access_token, plain):
         assert anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"}).status_code == 200
+
+
+@pytest.mark.parametrize("hours", [-1, 1])
+def test_a_host_whose_clock_is_off_issues_tokens_of_the_databases_time(
+    alice: Person, anonymous: RestClient, monkeypatch: pytest.MonkeyPatch, hours: int
+) -> None:
+    new = make_credential(alice)
+    right, wrong = time.time, timezone.now() + timedelta(hours=hours)
+    monkeypatch.setattr(time, "time", lambda: right() + 3600 * hours)
+    monkeypatch.setattr(timezone, "now", lambda: wrong)
+    with web_role():
+        issued = tokens.issue_token(
+            client_id=new.credential.client_id, client_secret=new.secret, audience="", source_address=""
+        )
+    assert abs(claims_of(issued.access_token)["iat"] - right()) < 60
+    answer = anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {issued.access_token}"})
+    assert answer.status_code == 200, answer.content
+
+
+def test_a_token_that_does_not_name_its_organization_is_looked_up_by_its_client(
+    alice: Person, anonymous: RestClient
+) -> None:
+    new = make_credential(alice)
+    with web_role():
+        issued = tokens.issue_token(
+            client_id=new.credential.client_id, client_secret=new.secret, audience="", source_address=""
+        )
+    key = SigningKey.objects.latest("activates_at")
+    claims = claims_of(issued.access_token)
+    assert claims.pop("org") == str(alice.organization.pk)
+    older = forged(claims, {"alg": "RS256", "kid": key.kid}, tokens._private_key(key.kid))
+    answer = anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {older}"})
+    assert answer.status_code == 200, answer.content
+    other = forged({**claims, "org": str(uuid4())}, {"alg": "RS256", "kid": key.kid}, tokens._private_key(key.kid))
+    answer = anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {other}"})
+    assert answer.status_code == 401, answer.content
 
 
 def test_nobody_gets_in_without_a_token(anonymous: RestClient) -> None:
