@@ -11,7 +11,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
-.PHONY: bench-installation chaos static-stability format lock
+.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -60,8 +60,19 @@ static-stability: setup-development ## Everything of ours off for half an hour, 
 screenshots: setup-development ## Make the pictures of docs/images anew
 	$(BIN)/python -m embedded.screenshots
 
-bench: setup-development ## The figures of docs/performance.md (about 10 minutes)
+bench: bench-product bench-queue bench-engine bench-doors ## All figures of docs/performance.md (an hour)
+
+bench-product: setup-development ## From accepted to healthy, an idle turn, memory (about 10 minutes)
 	$(BIN)/python -m bench.figures
+
+bench-queue: setup-development ## The queue beside bare Celery and procrastinate (about 10 minutes)
+	$(BIN)/python -m bench.queue
+
+bench-engine: setup-development ## An engine of ours beside the same one started by hand (about 10 minutes)
+	$(BIN)/python -m bench.engine_tax
+
+bench-doors: setup-development ## The REST door beside a bare one, at a million clusters (ROWS=1000000; half an hour)
+	$(BIN)/python -m bench.api $(if $(ROWS),--rows $(ROWS))
 
 bench-installation: setup-development ## How long backup and restore of our own database take (N=10000: clusters)
 	$(BIN)/python -m bench.installation $(N)
