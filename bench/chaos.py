@@ -22,6 +22,7 @@ import sys
 import tempfile
 import threading
 import time
+import xmlrpc.client
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -84,10 +85,12 @@ class Killer:
 
     def revive(self) -> None:
         """Have the process runner go on with what it has given up."""
-        with contextlib.suppress(OSError, SetupError):
+        with contextlib.suppress(OSError, xmlrpc.client.Fault):
             for name, state in self._supervisor.states().items():
                 if state in ("FATAL", "EXITED", "STOPPED"):
-                    self._supervisor.start((name,))
+                    # It may have come back by itself meanwhile.
+                    with contextlib.suppress(OSError, SetupError, xmlrpc.client.Fault):
+                        self._supervisor.start((name,))
 
     def _pid_of(self, name: str) -> int:
         with contextlib.suppress(OSError):
@@ -229,7 +232,12 @@ def main() -> int:
     try:
         with running(machine, lambda _title: contextlib.nullcontext()) as supervisor:
             customers = [
-                Customer(newcomer(machine), tally, f"{told.seed} {number}", "resilient" if number == 0 else "small")
+                Customer(
+                    newcomer(machine, f"customer-{number}"),
+                    tally,
+                    f"{told.seed} {number}",
+                    "resilient" if number == 0 else "small",
+                )
                 for number in range(told.customers)
             ]
             seconds = _disturb(machine, supervisor, customers, tally, told)

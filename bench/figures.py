@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime
 from pathlib import Path
 from uuid import uuid4
@@ -66,10 +67,12 @@ def _show(title: str, *lines: str) -> None:
     print(flush=True)
 
 
-def newcomer(machine: Machine) -> Visitor:
-    """A person who has signed up and founded an organization."""
+def newcomer(machine: Machine, name: str = "ada") -> Visitor:
+    """A person who has signed up and founded an organization; each needs a name of its own."""
     visitor = Visitor(machine.ports.public_url)
-    journey = Journey(machine.home, Terminal(), visitor, keyring.make_login())
+    login = replace(keyring.make_login(), email=f"{name}@demo.example")
+    keyring.save_login(machine.home, login)  # or the journey would go on with the one before
+    journey = Journey(machine.home, Terminal(), visitor, login)
     journey.enter()
     journey.join_organization()
     return visitor

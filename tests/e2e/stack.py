@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 import socket
 import subprocess
@@ -14,6 +15,7 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import pytest
 import requests
 from pyzeebe.proto import gateway_pb2, gateway_pb2_grpc
 
@@ -204,11 +206,18 @@ def machine_of_its_own() -> Iterator[Machine]:
     folder = Path(tempfile.mkdtemp(prefix="flowplane-stack-", dir="/tmp"))
     folder.chmod(0o755)
     home = Home(folder / "home", Path(os.environ["FLOWPLANE_CACHE"]), service_account())
-    try:
-        yield furnish(home, Ports(free_port(), free_port(), free_port()))
-    finally:
-        purge(home)
-        folder.rmdir()
+    # Another stack may run beside this one, and an engine whose port is taken waits for ever.
+    first = 27000 + (os.getpid() + next(_stacks)) % 50 * 100
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("FLOWPLANE_ENGINE_PORTS", f"{first}-{first + 99}")
+        try:
+            yield furnish(home, Ports(free_port(), free_port(), free_port()))
+        finally:
+            purge(home)
+            folder.rmdir()
+
+
+_stacks = itertools.count()
 
 
 def topology(variables: Mapping[str, str], token: str, *, seconds: float = 15.0) -> Any:

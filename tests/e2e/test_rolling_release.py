@@ -6,7 +6,6 @@ The old code is the last commit before the newest migration. Each test goes on w
 from __future__ import annotations
 
 import json
-import os
 import socket
 import tempfile
 from collections.abc import Iterator
@@ -33,13 +32,9 @@ SECONDS = 200.0
 def releases() -> Iterator[TwoReleases]:
     """The old release at work; the new one is installed but not started, and the database knows nothing of it."""
     with (
-        pytest.MonkeyPatch.context() as patch,
         tempfile.TemporaryDirectory(prefix="flowplane-old-", dir="/tmp") as folder,
         machine_of_its_own() as machine,
     ):
-        # The other tests' stack runs in this session, too, and an engine whose port is taken waits for ever.
-        first = 27000 + os.getpid() % 50 * 100
-        patch.setenv("FLOWPLANE_ENGINE_PORTS", f"{first}-{first + 99}")
         old = Release.unpack(previous_commit(), Path(folder) / "checkout")
         with two_releases(machine, old, Ports(free_port(), free_port())) as releases:
             yield releases
