@@ -340,7 +340,7 @@ def _enter(claims: Mapping[str, Any], kid: str) -> CredentialSecret | None:
         InvalidToken: it has expired, or its key was withdrawn since: one that was stolen opens nothing.
     """
     if organization_id := claims.get("org"):
-        scope(organization_id=UUID(organization_id))
+        scope(organization_id=UUID(str(organization_id)))
     else:
         scope(presented=claims["client_id"])  # it was issued by older code
     published = SigningKey.objects.filter(_not_retired(), pk=kid)
@@ -365,11 +365,23 @@ def _verified_claims(token: str) -> tuple[dict[str, Any], str]:
     try:
         decoded = jwt.decode(token, _key_of, algorithms=[ALGORITHM])
         _CLAIMS.validate(decoded.claims)
-    except (JoseError, ValueError, SigningKey.DoesNotExist) as error:
+    except (JoseError, ValueError, TypeError, SigningKey.DoesNotExist) as error:
         raise InvalidToken(_NOT_VALID, internal=type(error).__name__) from error
     if decoded.claims["iss"] != settings.API_URL or not _is_for_our_api(decoded.claims["aud"]):
         raise InvalidToken("This access token is for something else: ask for one whose audience is the REST API.")
+    _require_well_formed(decoded.claims)
     return decoded.claims, str(decoded.header["kid"])
+
+
+def _require_well_formed(claims: Mapping[str, Any]) -> None:
+    """Whoever has a key that was withdrawn can sign anything, and is to read the same words as everybody else."""
+    try:
+        for name in ("sid", "org"):
+            UUID(str(claims.get(name) or UUID(int=0)))
+        if not (isinstance(claims.get("scope", ""), str) and _CLIENT_ID.fullmatch(claims["client_id"])):
+            raise ValueError("a claim is not what it should be")
+    except (ValueError, TypeError) as error:
+        raise InvalidToken(_NOT_VALID, internal="claims") from error
 
 
 def _is_for_our_api(audience: Any) -> bool:

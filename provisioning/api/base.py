@@ -62,16 +62,15 @@ class ActorView(APIView):
 class WriteView(ActorView):
     """A view that asks for a change, or for what a change would do.
 
-    `has_dry_run` is False where nobody could say beforehand: such a request is refused before anything is done.
+    `has_dry_run` is False where nobody could say beforehand, see `idempotent`.
     """
 
     has_dry_run: ClassVar[bool] = True
 
     def initial(self, request: Request, *args: Any, **kwargs: Any) -> None:
-        """After the usual checks, refuse what would be carried out although only asked about."""
+        """After the usual checks, refuse a `dry_run` that is neither true nor false."""
         super().initial(request, *args, **kwargs)
-        if self.is_dry_run and not self.has_dry_run:
-            raise InvalidRequest("This cannot be tried out: there is no dry run of it.", field="dry_run")
+        _ = self.is_dry_run
 
     @property
     def is_dry_run(self) -> bool:

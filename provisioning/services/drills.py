@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import datetime
-from uuid import UUID
+from uuid import UUID, uuid4
 
 from django.db import transaction
 from django.db.models import F
@@ -69,7 +69,8 @@ def _copy_of(backup: Backup) -> Cluster:
     source = backup.cluster
     return Cluster(
         organization_id=backup.organization_id,
-        name=f"drill {backup.number} {backup.pk.hex[:6]}",
+        # Names are unique among an organization's clusters: nobody can have taken this one, or guess it.
+        name=f"drill {uuid4().hex}",
         stage=Stage.TEST.value,
         region_id=source.region_id,
         plan_type=source.plan_type,

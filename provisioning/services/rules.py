@@ -93,12 +93,13 @@ def checked_cluster(actor: Actor, request: ClusterRequest) -> Cluster:
         channel=_named(Channel, request.channel, "channel"),
     )
     row.partitions = row.plan_type.partitions
+    # Before a backup is locked, as by a drill.
+    lock_organization(actor.organization)
     if request.from_backup is None:
         row.release = _release(row.channel, request.release)
     else:
         _start_on(row, _usable_backup(actor.organization, request.from_backup), request.release)
     _require_licence(row.release, Stage(row.stage))
-    lock_organization(actor.organization)
     _require_room(row)
     return row
 
@@ -119,8 +120,9 @@ def _start_on(row: Cluster, backup: Backup, version: str) -> None:
 
 
 def _usable_backup(organization_id: UUID, backup_id: UUID) -> Backup:
+    # Locked, so that it is not removed between this look and the wish that needs it.
     rows = Backup.objects.for_organization(organization_id).select_related("cluster", "release")
-    backup = rows.filter(pk=backup_id).first()
+    backup = rows.select_for_update(of=("self",), no_key=True).filter(pk=backup_id).first()
     if backup is None:
         raise NotFound("There is no such backup in this organization.")
     if backup.state != BackupState.COMPLETED:
@@ -438,8 +440,11 @@ def deletion_rule(purge: bool) -> WishRule:
         steps: tuple[StepKind, ...] = (StepKind.REMOVE, StepKind.CLOSE)
         if window:
             steps = (*_foresee(row, Lifecycle.SUSPENDED), StepKind.UNDO_WINDOW, *steps)
-        fields = trials.settled_fields(row) | deletion
-        return Wish(OperationKind.DELETE, fields, _changes(row, deletion), steps)
+        settled = trials.settled_fields(row)
+        changes = dict(_changes(row, deletion))
+        if "lifecycle" in settled:
+            changes["lifecycle"] = [settled["lifecycle"], Lifecycle.DELETED.value]
+        return Wish(OperationKind.DELETE, settled | deletion, changes, steps)
 
     return rule
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import transaction
+from django.db import InterfaceError, OperationalError, transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Now
 
@@ -25,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 BATCH = 50
 
+# What could not be begun is tried again so much later.
+AGAIN_AFTER = timedelta(hours=1)
+
 # A drill's copy that found no room, or does not come up, is given up.
 DRILL_PATIENCE = timedelta(hours=1)
 
@@ -35,7 +39,19 @@ def start_due_backups() -> int:
     Returns how many were begun.
     """
     due = _resting("backup_due_at").values("pk", "organization_id", "backup_every_hours", "backup_due_at")
-    return sum(_start_backup(row) for row in due[:BATCH])
+    return sum(_alone(_start_backup, row, "backup_due_at") for row in due[:BATCH])
+
+
+def _alone(start: Callable[[dict[str, Any]], bool], row: dict[str, Any], field: str) -> bool:
+    """Begin what is due for one cluster; one that cannot be begun is nobody else's trouble, and waits for an hour."""
+    try:
+        return start(row)
+    except (OperationalError, InterfaceError):
+        raise
+    except Exception:  # a cluster's rim: whoever is due behind it must have its turn
+        logger.exception("what was due by a schedule was not begun", extra={"cluster_id": row["pk"]})
+        Cluster.objects.filter(pk=row["pk"], **{field: row[field]}).update(**{field: Now() + AGAIN_AFTER})
+        return False
 
 
 @transaction.atomic
@@ -50,7 +66,7 @@ def _start_backup(row: dict[str, Any]) -> bool:
             back_up_cluster(actor=_clock(row), cluster_id=row["pk"], reason=BackupReason.SCHEDULED)
     except ControlPlaneError as error:
         logger.warning("a scheduled backup was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
-        Cluster.objects.filter(pk=row["pk"]).update(backup_due_at=Now() + timedelta(hours=1))
+        Cluster.objects.filter(pk=row["pk"]).update(backup_due_at=Now() + AGAIN_AFTER)
         return False
     return True
 
@@ -58,7 +74,7 @@ def _start_backup(row: dict[str, Any]) -> bool:
 def start_due_drills() -> int:
     """Begin the drills whose time has come, each on its cluster's newest backup. Returns how many were begun."""
     due = _resting("drill_due_at").values("pk", "organization_id", "drill_every_days", "drill_due_at")
-    return sum(_start_drill(row) for row in due[:BATCH])
+    return sum(_alone(_start_drill, row, "drill_due_at") for row in due[:BATCH])
 
 
 @transaction.atomic

@@ -92,15 +92,18 @@ def preview(change: Callable[..., Operation], /, **arguments: Any) -> Preview:
         is_drill = operation.cluster.drill_of_id is not None
         transaction.set_rollback(True)
     kind = OperationKind(operation.kind)
-    if Operation.objects.filter(pk=operation.pk).exists():
-        # A change that changes nothing answers with an earlier operation, which is not what it would do.
-        return Preview((), {}, is_reversible=True)
+    if (stored := Operation.objects.filter(pk=operation.pk).first()) is not None:
+        if stored.state == operation.state:
+            # A change that changes nothing answers with an earlier operation, which is not what it would do.
+            return Preview((), {}, is_reversible=True)
+        ended = {"state": [stored.state, operation.state]}
+        return Preview((), ended, is_reversible=False, way_back="Ask for it again. What it has begun is removed.")
     paces = [verdicts.pace_of(step, ()) for step in steps]
     return Preview(
         steps=steps,
         changes=operation.changes,
         is_reversible=is_reversible(kind, steps),
-        interrupts_engine=not INTERRUPTING_STEPS.isdisjoint(steps),
+        interrupts_engine=not is_drill and not INTERRUPTING_STEPS.isdisjoint(steps),
         expected_seconds=sum(pace.median for pace in paces if pace),
         way_back=WAY_OUT_OF_DRILL if is_drill else way_back(kind, steps),
     )
@@ -250,6 +253,7 @@ def cancel_operation(*, actor: Actor, operation_id: UUID) -> Operation:
         NotCancellable: it is over, or past the point from which something sensible is left to go back to.
     """
     operation = _operation_for_update(actor, operation_id)
+    _require_for(actor, operation)
     if not read.can_cancel(operation):
         raise NotCancellable("This operation cannot be called off any more: it is over or past its point of return.")
     kind, cluster_id = OperationKind(operation.kind), operation.cluster_id
@@ -317,6 +321,7 @@ def retry_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     """
     actor.require(Permission.CLUSTERS_WRITE)
     operation = _operation_for_update(actor, operation_id)
+    _require_for(actor, operation)
     if not read.can_retry(operation):
         raise NotRetryable("There is nothing to try again: this operation did not fail, or a later change replaced it.")
     row = operation.cluster
@@ -343,6 +348,15 @@ def retry_operation(*, actor: Actor, operation_id: UUID) -> Operation:
     return operation
 
 
+def _require_for(actor: Actor, operation: Operation) -> None:
+    """Whoever ends a change, or has it tried again, needs the right to begin it."""
+    if operation.kind in _NEEDS_DELETE and operation.cluster.drill_of_id is None:
+        actor.require(Permission.CLUSTERS_DELETE)
+
+
+_NEEDS_DELETE = frozenset({OperationKind.DELETE, OperationKind.RESTORE, OperationKind.RESTORE_BACKUP})
+
+
 def _lacks_backup(operation: Operation) -> bool:
     """Whether the backup that it was to take has been given up."""
     return operation.steps.filter(kind=StepKind.TAKE_BACKUP).exclude(state=StepState.DONE).exists()
@@ -365,7 +379,7 @@ def _accept(
         raise AlreadyDeleting("This cluster is being deleted. While its undo window is open you can restore it.")
     wish = rule(row)
     if not wish.changes:
-        return Operation.objects.filter(cluster=row).latest("created_at")
+        return _latest(actor, row)
     for name, value in wish.fields.items():
         setattr(row, name, value)
     row.spec_generation += 1
@@ -379,6 +393,12 @@ def _accept(
     if wish.backup is not None:
         want_backup(row, wish.backup)
     return operation
+
+
+def _latest(actor: Actor, row: Cluster) -> Operation:
+    """The answer to a change that changes nothing; of a cluster that was adopted nothing was asked before."""
+    latest = Operation.objects.filter(cluster=row).order_by("-created_at").first()
+    return latest or _record(actor, row, OperationKind.UPDATE, (), {})
 
 
 def _locked(actor: Actor, cluster_id: UUID, expected_generation: int | None) -> Cluster:

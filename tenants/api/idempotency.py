@@ -14,6 +14,7 @@ from rest_framework.request import Request
 from rest_framework.response import Response
 from rest_framework.views import APIView
 
+from common.errors import InvalidRequest
 from tenants import idempotency
 from tenants.actor import PrincipalKind
 from tenants.api.base import actor_in
@@ -36,6 +37,8 @@ Handler = Callable[..., Any]
 def idempotent(*, secret_fields: Sequence[str] = (), is_personal: bool = False) -> Callable[[Handler], Handler]:
     """Let a write handler run once for each key; without the header, or for a dry run, it just runs.
 
+    A dry run of what has none is refused before anything is done: a view says with `has_dry_run` that it has one.
+
     Args:
         secret_fields: dotted paths in the answer that are neither kept nor given again; `notice` says so instead.
         is_personal: a person's key holds whatever organization it acts in: the first answer may be what brought it
@@ -46,7 +49,10 @@ def idempotent(*, secret_fields: Sequence[str] = (), is_personal: bool = False) 
         @functools.wraps(handler)
         def once(view: APIView, request: Request, *args: Any, **kwargs: Any) -> HttpResponse:
             key = request.headers.get(KEY_HEADER)
-            if key is None or request.query_params.get("dry_run") == "true":
+            is_dry = request.query_params.get("dry_run", "false") != "false"
+            if is_dry and not getattr(view, "has_dry_run", False):
+                raise InvalidRequest("This cannot be tried out: there is no dry run of it.", field="dry_run")
+            if key is None or is_dry:
                 response: HttpResponse = handler(view, request, *args, **kwargs)
                 return response
             mark = idempotency.fingerprint(str(request.method), request.get_full_path(), request.data)

@@ -7,12 +7,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from django.db import connection
 from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 
 from common.errors import ControlPlaneError, Temporary
 from provisioning import planner, reconciler, selectors, services
 from provisioning.models import Backup, Cluster, Operation
-from provisioning.services import installation
+from provisioning.services import installation, schedules
 from provisioning.spec import ReleaseState
 from provisioning.states import BackupState, Hold, OperationState, Phase, StepKind
 from tests.factories import Person
@@ -311,3 +313,74 @@ def test_an_engine_on_a_later_release_than_is_wished_goes_on(
     assert region.is_running(healthy.pk)
     _, _, action = reconciler.show_plan(healthy.pk)
     assert isinstance(action, planner.StopEngine), "it is wished, and not done"
+
+
+# --- who may, and what follows ----------------------------------------------------------------------------------------
+
+
+def test_ending_a_change_needs_the_right_to_begin_it(
+    alice: Person, bob: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    operation = restoring(alice, healthy, region)
+    assert code_of(services.cancel_operation, actor=bob.actor, operation_id=operation.pk) == "not_permitted"
+    deletion = services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
+    Operation.objects.filter(pk=deletion.pk).update(state=OperationState.FAILED, error_code="internal")
+    assert code_of(services.retry_operation, actor=bob.actor, operation_id=deletion.pk) == "not_permitted"
+
+
+def test_undoing_a_deletion_finds_a_suspended_cluster_suspended(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    backup = backed_up(alice, healthy)
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    services.restore_backup(actor=alice.actor, cluster_id=healthy.pk, backup_id=backup.pk)
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk)
+    services.restore_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    row = fresh(healthy)
+    assert (row.lifecycle, row.data_epoch) == ("suspended", 0)
+
+
+def test_a_dry_run_of_calling_a_backup_off_says_that_it_would_end(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    operation = services.back_up_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    foreseen = services.preview(services.cancel_operation, actor=alice.actor, operation_id=operation.pk)
+    assert (foreseen.changes, foreseen.is_reversible) == ({"state": ["pending", "cancelled"]}, False)
+    operation.refresh_from_db()
+    assert operation.state == OperationState.PENDING
+
+
+def test_a_cluster_of_which_nothing_was_asked_answers_a_change_that_changes_nothing(
+    alice: Person, healthy: Cluster
+) -> None:
+    """As one that was adopted."""
+    Operation.objects.filter(cluster=healthy).delete()
+    told = services.resume_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    assert (told.state, told.kind) == (OperationState.SUCCEEDED, "update")
+
+
+def test_a_backup_that_a_wish_needs_is_not_removed_meanwhile(alice: Person, healthy: Cluster) -> None:
+    backup = backed_up(alice, healthy)
+    with CaptureQueriesContext(connection) as queries:
+        services.restore_backup(actor=alice.actor, cluster_id=healthy.pk, backup_id=backup.pk)
+    assert any("provisioning_backup" in one["sql"] and "FOR NO KEY UPDATE" in one["sql"] for one in queries)
+
+
+def test_one_cluster_that_cannot_be_served_by_the_schedule_keeps_nobody_back(
+    alice: Person, bob: Person, healthy: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    other = made(alice, ask(name="other", channel="next", release="8.5.8"))
+    Cluster.objects.filter(pk=healthy.pk).update(backup_every_hours=1, backup_due_at=Now() - timedelta(hours=2))
+    Cluster.objects.filter(pk=other.pk).update(backup_every_hours=1, backup_due_at=Now())
+    begin = services.back_up_cluster
+
+    def stumble(**arguments: Any) -> Any:
+        if arguments["cluster_id"] == healthy.pk:
+            raise RuntimeError("nobody thought of this")
+        return begin(**arguments)
+
+    monkeypatch.setattr(schedules, "back_up_cluster", stumble)
+    assert schedules.start_due_backups() == 1
+    assert schedules.start_due_backups() == 0, "it is first in line for ever"
+    assert Operation.objects.filter(cluster=other, kind="back_up").count() == 1

@@ -324,6 +324,14 @@ def test_forged_expired_and_foreign_tokens_are_refused(alice: Person, settings: 
         forged({k: v for k, v in claims.items() if k != "exp"}, {"alg": "RS256", "kid": key.kid}, ours),
         forged({**claims, "sid": str(uuid4())}, {"alg": "RS256", "kid": key.kid}, ours),
     ]
+    bad += [
+        forged({**claims, name: value}, {"alg": "RS256", "kid": key.kid}, ours)
+        for name in ("org", "sid", "scope", "client_id")
+        for value in ("x\0", ["a"], 5, 1.5, {"a": 1})
+        if (name, value) != ("scope", "x\0")  # a text, that names no scope
+    ]
+    critical = base64.urlsafe_b64encode(b'{"alg":"RS256","crit":5}').decode().rstrip("=")
+    bad.append(f"{critical}.{body}.AAAA")
     for token in bad:
         answer = anonymous.get("/api/v1/me", headers={"Authorization": f"Bearer {token}"})
         assert answer.status_code == 401, token

@@ -229,3 +229,10 @@ def test_calling_off_can_be_tried_out(api: Api, alice: Person, healthy: Cluster)
     assert foreseen.status_code == 200, foreseen.content
     assert foreseen.json()["changes"] == {"plan_type": ["small-plus", "small"]}
     assert client.get(f"/api/v1/operations/{operation['id']}").json()["state"] == "pending"
+
+
+def test_a_write_that_has_no_dry_run_is_refused_before_it_is_done(api: Api, alice: Person, healthy: Cluster) -> None:
+    client = api(alice)
+    for address in (f"{CLUSTERS}/{healthy.pk}/credentials", "/api/v1/api-credentials", "/api/v1/invitations"):
+        body = {"name": "x", "email": "x@example.com", "role": "viewer", "scopes": []}
+        assert refusal_of(client, f"{address}?dry_run=true", body) == (400, "invalid_request", "dry_run")
