@@ -789,7 +789,7 @@ def test_a_damaged_note_does_not_hide_the_rest(standins: Standins) -> None:
         path.write_text("{damaged")
 
     found = {one.cluster_id: one for one in standins.backend.inventory()}
-    assert found.keys() == {damaged.cluster_id, other.cluster_id}
+    assert found.keys() >= {damaged.cluster_id, other.cluster_id}
     assert found[damaged.cluster_id].card == {}
 
 
