@@ -82,7 +82,11 @@ def remind(cluster_id: UUID, *, delay_seconds: float) -> None:
     try:
         send(cluster_id, delay_seconds=delay_seconds)
     except OperationalError:
-        logger.warning("the broker does not answer; the sweep will find it", extra={"cluster_id": cluster_id})
+        _note_silence(cluster_id)
+
+
+def _note_silence(cluster_id: UUID) -> None:
+    logger.warning("the broker does not answer; the sweep will find it", extra={"cluster_id": cluster_id})
 
 
 def ring(cluster_id: UUID) -> None:
@@ -93,7 +97,10 @@ def ring(cluster_id: UUID) -> None:
     """
 
     def ring_after_commit() -> None:
-        send_once(cluster_id)
+        try:
+            send_once(cluster_id)
+        except OperationalError:
+            _note_silence(cluster_id)  # Django would write a page about it, for every wish of an outage
 
     transaction.on_commit(ring_after_commit, robust=True)
 

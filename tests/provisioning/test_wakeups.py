@@ -7,6 +7,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
+from kombu.exceptions import OperationalError
 
 from provisioning import services, wakeups
 from provisioning.models import Cluster
@@ -62,3 +63,21 @@ def test_a_cluster_that_is_due_keeps_its_time(alice: Person, region: PretendRegi
     before = Cluster.objects.get(pk=cluster.pk).due_at
     wakeups.wake(cluster.pk)
     assert Cluster.objects.get(pk=cluster.pk).due_at == before
+
+
+@pytest.mark.django_db
+def test_a_broker_that_does_not_answer_costs_one_line(
+    alice: Person,
+    region: PretendRegion,
+    django_capture_on_commit_callbacks: Any,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def refuse(*_: Any) -> None:
+        raise OperationalError("Connection refused")
+
+    monkeypatch.setattr(wakeups, "send_once", refuse)
+    with django_capture_on_commit_callbacks(execute=True):
+        services.create_cluster(actor=alice.actor, request=ask())
+    (record,) = [one for one in caplog.records if one.levelname in ("WARNING", "ERROR")]
+    assert (record.levelname, record.exc_info) == ("WARNING", None)
