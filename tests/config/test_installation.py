@@ -979,7 +979,10 @@ def test_somebody_who_comes_in_meanwhile_keeps_the_old_database(
 
 def test_an_interrupted_restore_cleans_up(installation: Installation, saved: Path, before: Any) -> None:
     with installation.connect(database="postgres") as watch:
+        # Whoever runs the tests in the background has them ignore SIGINT, and they would pass that on.
+        ours = signal.signal(signal.SIGINT, signal.default_int_handler)
         with installation.start(*installation.restoring(saved)) as running:
+            signal.signal(signal.SIGINT, ours)
             until(moments(installation, watch)["made"], running)
             running.send_signal(signal.SIGINT)
             running.communicate()
