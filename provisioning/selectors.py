@@ -32,6 +32,7 @@ from provisioning.spec import (
 )
 from provisioning.states import (
     OPEN_STATES,
+    PASSED_STEPS,
     STEP_TITLES,
     BackupReason,
     BackupState,
@@ -641,7 +642,7 @@ def _operation_view(
     steps = [_step_view(step, now) for step in found_steps]
     state, kind = OperationState(row.state), OperationKind(row.kind)
     current = next((step for step in steps if step.state in (StepState.RUNNING, StepState.FAILED)), None)
-    behind = sum(step.state in (StepState.DONE, StepState.SKIPPED) for step in steps)
+    behind = sum(step.state in PASSED_STEPS for step in steps)
     running_seconds = (current.seconds or 0.0) if current else (now - row.created_at).total_seconds()
     pace = paces.get(current.kind) if current else verdicts.Pace(median=1.0, p95=10.0)
     return OperationView(
@@ -739,13 +740,10 @@ def can_force(row: Operation) -> bool:
     """Whether an operation may be ended by force: a deletion that failed, or that the region does not carry out."""
     if row.kind != OperationKind.DELETE or not _is_latest(row) or row.cluster.hold:
         return False
-    if any(step.kind == StepKind.UNDO_WINDOW and step.state not in _PASSED for step in row.steps.all()):
+    if any(step.kind == StepKind.UNDO_WINDOW and step.state not in PASSED_STEPS for step in row.steps.all()):
         return False  # it may still be undone
     state = OperationState(row.state)
     return state is OperationState.FAILED or (state in OPEN_STATES and bool(row.error_code))
-
-
-_PASSED = (StepState.DONE, StepState.SKIPPED)
 
 
 def can_retry(row: Operation) -> bool:

@@ -142,6 +142,10 @@ class StepState(StrEnum):
     SKIPPED = "skipped"
 
 
+# Steps that are behind an operation.
+PASSED_STEPS = (StepState.DONE, StepState.SKIPPED)
+
+
 class BackupReason(StrEnum):
     """Why a backup was taken."""
 

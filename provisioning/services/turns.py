@@ -22,6 +22,7 @@ from provisioning.services.trials import TRIAL, withdrawn_fields
 from provisioning.spec import Lifecycle, ObservedCluster, Work
 from provisioning.states import (
     OPEN_STATES,
+    PASSED_STEPS,
     ConditionType,
     Hold,
     OperationKind,
@@ -33,8 +34,6 @@ from provisioning.states import (
 from tenants import audit
 from tenants import services as tenancy
 from tenants.actor import SYSTEM
-
-_OVER = (StepState.DONE, StepState.SKIPPED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,13 +248,13 @@ def _is_through(outcome: TurnOutcome) -> bool:
 def _current_position(steps: Sequence[OperationStep], subject: read.TurnSubject, outcome: TurnOutcome) -> int:
     """Index of the step the planner stands at; past the end when all is done."""
     if outcome.observed is None and outcome.action is None:
-        return next((i for i, step in enumerate(steps) if step.state not in _OVER), 0)
+        return next((i for i, step in enumerate(steps) if step.state not in PASSED_STEPS), 0)
     kind = outcome.action.step if outcome.action else None
     if kind is None and subject.desired.lifecycle is not Lifecycle(subject.row.lifecycle):
         kind = StepKind.UNDO_WINDOW
     if kind is StepKind.CLOSE:
         kind = None
-    first_open = next((i for i, step in enumerate(steps) if step.state not in _OVER), len(steps))
+    first_open = next((i for i, step in enumerate(steps) if step.state not in PASSED_STEPS), len(steps))
     position = next((index for index, step in enumerate(steps) if step.kind == kind), first_open)
     if kind is None:
         position = first_open + 1 if subject.is_half_way else len(steps)
@@ -268,7 +267,7 @@ def _move_step(step: OperationStep, ahead: int, outcome: TurnOutcome, now: datet
     acted = outcome.executed and outcome.action is not None and step.kind == outcome.action.step
     step.attempts += 1 if acted else 0
     if ahead < 0:
-        if step.state not in (StepState.DONE, StepState.SKIPPED) or acted:
+        if step.state not in PASSED_STEPS or acted:
             step.started_at = step.started_at or (now if acted else None)
             step.state = StepState.DONE if step.started_at else StepState.SKIPPED
             step.finished_at, step.waits_for = now, ""

@@ -18,7 +18,7 @@ from django.db import transaction
 from django.db.models.functions import Now
 
 from common.errors import Conflict, Permanent
-from provisioning import executor, reconciler, selectors, services, sweeper
+from provisioning import executor, selectors, services, sweeper
 from provisioning.backends.base import Find
 from provisioning.backends.local.inventory import take_inventory
 from provisioning.backends.local.layout import RegionFolder
@@ -29,16 +29,15 @@ from provisioning.models import Backup, Cluster, Leftover, Operation, Region
 from provisioning.services import drills, leftovers, schedules
 from provisioning.spec import BackupRef, Lifecycle
 from provisioning.states import BackupReason, BackupState, Hold, LeftoverKind, LeftoverState, OperationState
-from tenants.actor import Actor, PrincipalKind
 from tests.factories import Person
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
 from tests.provisioning.rows import make_backup, make_healthy
 from tests.provisioning.test_changes import backed_up, fresh, made, refusal
+from tests.provisioning.test_ledger import OPERATOR, turn
 from tests.provisioning.test_races import race
-from tests.provisioning.test_reconciler import make_due, turn_until_rest
+from tests.provisioning.test_reconciler import turn_until_rest
 
-OPERATOR = Actor(kind=PrincipalKind.OPERATOR, principal_id="op", label="operator@example.com")
 database = pytest.mark.django_db
 
 
@@ -73,12 +72,6 @@ def ledger(cluster: Cluster, **fields: Any) -> list[Leftover]:
 def pass_time() -> None:
     """Whatever waits for its time is due."""
     Leftover.objects.exclude(due_at=None).update(due_at=Now())
-
-
-def turn(cluster: Cluster, times: int = 1) -> None:
-    for _ in range(times):
-        make_due(cluster)
-        reconciler.turn(cluster.pk)
 
 
 # --- what a copy takes again by itself --------------------------------------------------------------------------------

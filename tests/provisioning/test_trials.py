@@ -11,7 +11,7 @@ from django.db import connection
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
-from common.errors import ControlPlaneError, Temporary
+from common.errors import Temporary
 from provisioning import planner, reconciler, selectors, services
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import installation, schedules
@@ -20,9 +20,9 @@ from provisioning.states import BackupState, Hold, OperationState, Phase, StepKi
 from tests.factories import Person
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
-from tests.provisioning.test_changes import backed_up, fresh, made
-from tests.provisioning.test_ledger import OPERATOR
-from tests.provisioning.test_reconciler import make_due, turn_until_rest
+from tests.provisioning.test_changes import backed_up, fresh, made, refusal
+from tests.provisioning.test_ledger import OPERATOR, turn
+from tests.provisioning.test_reconciler import turn_until_rest
 
 pytestmark = pytest.mark.django_db
 
@@ -37,16 +37,8 @@ def three(alice: Person, region: PretendRegion) -> Cluster:
     return made(alice, ask(name="three", plan_type="resilient", channel="next", release="8.5.8"))
 
 
-def turn(cluster: Cluster, times: int = 1) -> None:
-    for _ in range(times):
-        make_due(cluster)
-        reconciler.turn(cluster.pk)
-
-
 def code_of(change: Callable[..., Any], **arguments: Any) -> str:
-    with pytest.raises(ControlPlaneError) as caught:
-        change(**arguments)
-    return caught.value.code
+    return refusal(change, **arguments).code
 
 
 def restoring(person: Person, cluster: Cluster, region: PretendRegion) -> Operation:
