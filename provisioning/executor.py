@@ -9,8 +9,9 @@ from typing import assert_never
 from django.conf import settings
 
 from provisioning.backends.base import ClusterBackend
+from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.local.backend import LocalBackend
-from provisioning.backends.local.settings import BackupStore, LocalSettings
+from provisioning.backends.local.settings import LocalSettings
 from provisioning.planner import (
     Action,
     CloseCluster,
