@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import subprocess
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING
 from embedded.errors import SetupError
 from embedded.files import alone
 from embedded.home import locate
-from embedded.processes import interruptible
+from embedded.processes import interruptible, passed_on, uninterrupted
 from testbed import build, control, images, node, plane, simulated, status
 from testbed.bed import Bed, inside_variables, ourselves
 from testbed.build import Programs
@@ -69,6 +70,9 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--name", default=plane.DEFAULT_NAME, help="the control plane it is told of")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     run.set_defaults(action=_run)
+    around = actions.add_parser("around", help="start everything, run a program inside, end everything")
+    around.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
+    around.set_defaults(action=_around)
     return parser
 
 
@@ -139,6 +143,24 @@ def _run(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
     if bed.is_inside():
         os.execvpe(words[0], words, variables)
     return bed.enter_and_run(words, variables)
+
+
+def _around(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
+    """Start everything, run a program inside, end everything; a testbed that ran before stays."""
+    was_there = bed.keeper() is not None
+    home = ["--home", str(bed.home)]
+    try:
+        # Processes of their own: whoever has entered the testbed cannot end it.
+        for arguments in ([*home, "up", "all"], [*home, "run", *options.command]):
+            with subprocess.Popen(ourselves(arguments)) as child, passed_on(child):
+                status = child.wait()
+            if status != 0:
+                return status
+        return 0
+    finally:
+        if not was_there:
+            with uninterrupted(), step("ended the testbed"):
+                bed.end()
 
 
 def _inside(bed: Bed, given: list[str]) -> int:

@@ -24,6 +24,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embedded.environment import TEST_KUBECONFIG_INSIDE
 from embedded.errors import SetupError
 from embedded.files import digest, write_whole
 from embedded.processes import passed_on, run
@@ -205,7 +206,7 @@ def inside_variables(bed: Bed, programs: Path, kubeconfig: Path) -> dict[str, st
         **os.environ,
         "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
         "TESTBED_HOME": str(bed.home),
-        "TESTBED_KUBECONFIG": str(kubeconfig),
+        TEST_KUBECONFIG_INSIDE: str(kubeconfig),
     }
 
 
