@@ -8,7 +8,8 @@ from typing import Any
 
 from common.errors import Permanent, Temporary
 from provisioning.backends.engine.door import Door, Limits
-from provisioning.spec import Work
+from provisioning.backends.engine.health import Topology
+from provisioning.spec import DesiredCluster, Work
 
 # Reading a backup's state asks every partition's leader, and those ask the store, which may hang: a turn's lease is
 # 20 s, and this is not all that a turn asks (`store.TURN_TIMEOUT`).
@@ -77,6 +78,20 @@ class EngineAdmin:
         if answer is None:
             raise Temporary("The engine does not answer.")
         return answer.status, {} if answer.content is None else answer.content
+
+
+def require_retirable(node: int, desired: DesiredCluster, topology: Topology) -> None:
+    """Refuse to remove a broker that the engine counts on, or that is wished.
+
+    Raises:
+        Temporary: the next look tells what is to be done instead.
+    """
+    internal = f"members {topology.members}, wished {desired.nodes}"
+    if not topology.members:
+        raise Temporary("The engine does not say which brokers it counts on, so none is removed.", internal=internal)
+    if node in topology.members or node in desired.nodes:
+        why = "the engine counts on it" if node in topology.members else "it is wished"
+        raise Temporary(f"Broker {node + 1} cannot be retired yet: {why}.", internal=internal)
 
 
 def _judge(answer: Any) -> BackupState:

@@ -65,9 +65,9 @@ def load_authority(certificate_file: Path, key_file: Path) -> Authority:
 
 def provide_certificate(found: KeyPair, authority: Authority, names: list[str]) -> KeyPair:
     """Return what was found while it is good, else a new pair; takes effect when the engine starts."""
-    now = datetime.now(UTC)
-    if _is_good(found, authority, names, now):
+    if is_good(found, authority, names):
         return found
+    now = datetime.now(UTC)
     key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
     chain = (issue(key, names, authority, now), authority.certificate)
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
@@ -99,7 +99,7 @@ def _alternative_names(names: list[str]) -> list[x509.GeneralName]:
     return [*(x509.DNSName(name) for name in names), loopback]
 
 
-def _is_good(found: KeyPair, authority: Authority, names: list[str], now: datetime) -> bool:
+def is_good(found: KeyPair, authority: Authority, names: list[str]) -> bool:
     """Tell whether certificate and key belong together, are this authority's, name the engine and last a while yet."""
     try:
         certificate = x509.load_pem_x509_certificate(found.chain)
@@ -108,5 +108,5 @@ def _is_good(found: KeyPair, authority: Authority, names: list[str], now: dateti
         named = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
     except (ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
         return False
-    lasts = certificate.not_valid_after_utc - now > RENEW_BELOW
+    lasts = certificate.not_valid_after_utc - datetime.now(UTC) > RENEW_BELOW
     return lasts and list(named) == _alternative_names(names) and key.public_key() == certificate.public_key()

@@ -81,7 +81,7 @@ class Api:
         except Missing:
             return None
 
-    def list(
+    def find(
         self, kind: Kind, namespace: str = "", *, selector: str = "", fields: str = "", is_metadata_only: bool = False
     ) -> Listing:
         """Return all objects of a kind, of one namespace or of all."""

@@ -27,7 +27,6 @@ from provisioning.backends.kubernetes.names import MANAGER, namespace_of
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import DesiredCluster, DesiredSize
 
-RELEASE_NAME = "engine"
 HELM_SECONDS = 20.0
 # A region has a handful of sizes and releases, each with a few numbers of pods; one rendering is some 50 kB.
 MAX_KEPT = 64
@@ -37,9 +36,9 @@ HOST_NAME = "placeholder-host.flowplane.invalid"
 AUDIENCE = "placeholder-audience"
 DIGEST = "placeholder-digest"
 LICENSE = "placeholder-license"
-CERTIFICATE = "placeholder-certificate"
-PRIVATE_KEY = "placeholder-private-key"
-KEYS = "placeholder-token-keys"
+CERTIFICATE = "-----BEGIN CERTIFICATE-----\nplaceholder"
+PRIVATE_KEY = "-----BEGIN PRIVATE KEY-----\nplaceholder"
+KEYS = '{"keys": [], "of": "placeholder"}'
 ACCESS_KEY = "placeholder-access-key"
 STORE_SECRET = "placeholder-store-secret"  # noqa: S105
 
@@ -85,6 +84,10 @@ class Charts:
         """
         stamps = self._stamps(wish.desired, identity)
         return tuple(_stamp(found, stamps) for found in self._rendered(wish))
+
+    def kinds(self, wish: Wish) -> tuple[Object, ...]:
+        """Return the same objects without an identity: good for telling which there are."""
+        return self._rendered(wish)
 
     def values(self, wish: Wish) -> dict[str, Any]:
         """Return what Helm is told: placeholders for the identity, everything else as it is wished."""
@@ -159,7 +162,7 @@ class Charts:
 
     def _run_helm(self, values: str) -> Sequence[Object]:
         namespace = namespace_of(UUID(CLUSTER_ID))
-        command = [self._settings.helm, "template", RELEASE_NAME, str(self._settings.chart)]
+        command = [self._settings.helm, "template", CLUSTER_ID, str(self._settings.chart)]
         try:
             ran = subprocess.run(
                 [*command, "--namespace", namespace, "--values", "-"],
@@ -171,7 +174,7 @@ class Charts:
             )
         except subprocess.CalledProcessError as error:
             raise Permanent(
-                "The chart does not take this region's values. Correct FLOWPLANE_KUBERNETES_VALUES.",
+                "The chart does not take this region's values. Correct its file in FLOWPLANE_REGION_VALUES_DIR.",
                 internal=str(error.stderr)[:1000],
             ) from error
         except (OSError, subprocess.TimeoutExpired) as error:

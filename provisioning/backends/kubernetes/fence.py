@@ -44,6 +44,7 @@ class Ground:
 
     Attributes:
         is_new: this very call made it, so nothing can be in it.
+        is_going: it is on its way out.
     """
 
     cluster_id: UUID
@@ -51,6 +52,7 @@ class Ground:
     uid: str
     annotations: Mapping[str, str]
     is_new: bool = False
+    is_going: bool = False
 
 
 def require_ours(found: Object, cluster_id: UUID) -> None:
@@ -91,10 +93,10 @@ def enter(api: Api, cluster_id: UUID, epoch: int, notes: Mapping[str, str | None
     raise Temporary("The cluster's namespace is being changed all the time.", internal=name)
 
 
-def found(api: Api, desired: DesiredCluster, epoch: int, notes: Mapping[str, str]) -> Ground:
+def found(api: Api, desired: DesiredCluster, epoch: int) -> Ground:
     """Make a cluster's namespace. Three requests. Raises as `enter`, and `Changed` when it is there by now."""
     require_not_deleted(api, desired.cluster_id, epoch)
-    made = api.create(NAMESPACE, "", namespace_for(desired, {EPOCH: str(epoch), **notes}))
+    made = api.create(NAMESPACE, "", namespace_for(desired, epoch))
     ground = _ground(desired.cluster_id, made, is_new=True)
     try:
         require_not_deleted(api, desired.cluster_id, epoch)
@@ -104,7 +106,7 @@ def found(api: Api, desired: DesiredCluster, epoch: int, notes: Mapping[str, str
     return ground
 
 
-def namespace_for(desired: DesiredCluster, notes: Mapping[str, str]) -> Object:
+def namespace_for(desired: DesiredCluster, epoch: int) -> Object:
     """Return a cluster's namespace as it is made."""
     return {
         "apiVersion": "v1",
@@ -113,10 +115,9 @@ def namespace_for(desired: DesiredCluster, notes: Mapping[str, str]) -> Object:
             "name": namespace_of(desired.cluster_id),
             "labels": {
                 **labels_of(desired.cluster_id, "namespace"),
-                "app.kubernetes.io/instance": "engine",
                 **POD_SECURITY,
             },
-            "annotations": {CARD: card_of(desired), **notes},
+            "annotations": {CARD: card_of(desired), EPOCH: str(epoch)},
         },
     }
 
@@ -172,7 +173,14 @@ def _raise(api: Api, cluster_id: UUID, namespace: Object, notes: Mapping[str, st
 
 def _ground(cluster_id: UUID, namespace: Object, *, is_new: bool = False) -> Ground:
     about = meta(namespace)
-    return Ground(cluster_id, str(about["name"]), str(about["uid"]), annotations(namespace), is_new)
+    return Ground(
+        cluster_id,
+        str(about["name"]),
+        str(about["uid"]),
+        annotations(namespace),
+        is_new,
+        bool(about.get("deletionTimestamp")),
+    )
 
 
 def _require_newest(cluster_id: UUID, epoch: int, highest: int) -> None:

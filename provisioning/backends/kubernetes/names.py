@@ -55,6 +55,7 @@ def labels_of(cluster_id: UUID, component: str) -> Mapping[str, str]:
     """Return the labels of what we make beside the chart."""
     return {
         "app.kubernetes.io/name": "engine-cluster",
+        "app.kubernetes.io/instance": str(cluster_id),
         COMPONENT: component,
         MANAGED_BY: MANAGER,
         CLUSTER: str(cluster_id),

@@ -26,6 +26,7 @@ from provisioning.spec import (
     Work,
 )
 
+_EPOCH = datetime.fromtimestamp(0, UTC)
 # What Kubernetes says of a namespace that does not go, each true when it is so.
 _STUCK = (
     "NamespaceDeletionDiscoveryFailure",
@@ -55,7 +56,7 @@ class Scene:
     looks: Mapping[int, Look] = field(default_factory=dict)
     drift: str | None = None
     backup: tuple[Work, str] = (Work.ABSENT, "")
-    now: datetime = datetime.min.replace(tzinfo=UTC)
+    now: datetime = _EPOCH
 
 
 class Observation:
@@ -237,7 +238,7 @@ class Observation:
 
     @property
     def _starts(self) -> int:
-        return int(annotations(self._scene.namespace or {}).get(STARTS, 0))
+        return int(annotations(self._scene.stateful_set or {}).get(STARTS, 0))
 
     def _waits_for(self) -> str:
         namespace = self._scene.namespace or {}

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import yaml
+
+from common.errors import Permanent
 from provisioning.backends.engine.store import BackupStore
 
 
@@ -56,3 +59,23 @@ class KubernetesSettings:
     rest_port: int | None = None
     store: BackupStore | None = None
     budget: Budget = Budget()
+
+
+def read_values(path: Path | None) -> Mapping[str, Any]:
+    """Return a region's own values for the chart; a region without such a file has none.
+
+    Raises:
+        Permanent: the file cannot be read, or holds something else.
+    """
+    if path is None or not path.exists():
+        return {}
+    try:
+        values = yaml.safe_load(path.read_text())
+    except (OSError, yaml.YAMLError) as error:
+        raise Permanent(_UNREADABLE, internal=repr(error)[:500]) from error
+    if not isinstance(values, dict):
+        raise Permanent(_UNREADABLE, internal=str(path))
+    return values
+
+
+_UNREADABLE = "The values for this region's chart cannot be read. Correct its file in FLOWPLANE_REGION_VALUES_DIR."

@@ -33,7 +33,7 @@ _CONTENT = "content"
 
 
 def ensure_config_map(api: Api, name: str, data: Mapping[str, str], notes: Mapping[str, str] | None = None) -> None:
-    """Make a ConfigMap of ours as it is to be, and its namespace if it is the first. One request, three the first time."""
+    """Make a ConfigMap of ours as it is to be, with its namespace if need be. One request, then three."""
     wished: Object = {
         "apiVersion": "v1",
         "kind": "ConfigMap",
@@ -71,7 +71,7 @@ def publish_keys(api: Api, jwks: Mapping[str, Any]) -> None:
     digest = digest_of(document)
     if read_keys(api) != document:
         ensure_config_map(api, TOKEN_KEYS, {"certs": document})
-    held = api.list(CONFIG_MAP, selector=f"{OURS},{COMPONENT}={TOKEN_KEYS}", is_metadata_only=True)
+    held = api.find(CONFIG_MAP, selector=f"{OURS},{COMPONENT}={TOKEN_KEYS}", is_metadata_only=True)
     for one in held.items:
         if annotations(one).get(KEYS_DIGEST) != digest and not meta(one).get("deletionTimestamp"):
             _hand_on(api, one, document, digest)

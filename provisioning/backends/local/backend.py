@@ -13,7 +13,7 @@ from urllib3 import Timeout
 from common.errors import Permanent, Temporary
 from provisioning.backends.base import Find
 from provisioning.backends.engine import backups, store
-from provisioning.backends.engine.admin import EngineAdmin
+from provisioning.backends.engine.admin import EngineAdmin, require_retirable
 from provisioning.backends.engine.health import Topology, read_topology
 from provisioning.backends.engine.names import name_of
 from provisioning.backends.engine.origins import Move
@@ -135,7 +135,7 @@ class LocalBackend:
             doomed = sorted(set(nodes))
             _, topology = self._ask_topology(cluster, besides=doomed)
             for node in doomed:
-                _require_retirable(node, desired, topology)
+                require_retirable(node, desired, topology)
             # First of all: their ports will be somebody else's.
             self._lead_clients(desired, cluster, besides=doomed)
             for node in doomed:
@@ -336,12 +336,3 @@ class LocalBackend:
 
 def _door(ports: Ports) -> LoopbackDoor:
     return LoopbackDoor(ports.management)
-
-
-def _require_retirable(node: int, desired: DesiredCluster, topology: Topology) -> None:
-    internal = f"members {topology.members}, wished {desired.nodes}"
-    if not topology.members:
-        raise Temporary("The engine does not say which brokers it counts on, so none is removed.", internal=internal)
-    if node in topology.members or node in desired.nodes:
-        why = "the engine counts on it" if node in topology.members else "it is wished"
-        raise Temporary(f"Broker {node + 1} cannot be retired yet: {why}.", internal=internal)
