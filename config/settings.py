@@ -240,8 +240,8 @@ CA_KEY_FILE = Path(env.text("CA_KEY_FILE"))
 ENGINE_USER = env.text("ENGINE_USER", "")
 ENGINE_PORTS = env.port_range("ENGINE_PORTS", "26500-26999")
 ENGINE_MEMORY_MIB = env.optional_number("ENGINE_MEMORY_MB")
-# Regions that are Kubernetes clusters: for each a kubeconfig and the chart's values, in files named by its slug. Without
-# a folder of kubeconfigs we run in the one such region there is, and its own account is ours.
+# Regions that are Kubernetes clusters: for each a kubeconfig and the chart's values, in files named by its slug.
+# Without a folder of kubeconfigs we run in the one such region there is, by our pod's account.
 KUBECONFIG_DIR = Path(folder) if (folder := env.text("KUBECONFIG_DIR", "")) else None
 REGION_VALUES_DIR = Path(folder) if (folder := env.text("REGION_VALUES_DIR", "")) else None
 CHART = Path(env.text("CHART", str(Path(__file__).resolve().parent.parent / "charts" / "engine-cluster")))

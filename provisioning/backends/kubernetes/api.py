@@ -154,7 +154,9 @@ class Api:
         accept = METADATA_ONLY.format(list="")
         request = Request("GET", kind.path(), f"watch of {kind.plural}", query, accept=accept)
         self._gate.take_token()
-        response = self._send(request, self._current(), urllib3.Timeout(2.0, SILENCE_SECONDS), is_stream=True)
+        response = self._send(
+            request, self._current(), urllib3.Timeout(connect=2.0, read=SILENCE_SECONDS), is_stream=True
+        )
         with closing(response):
             if response.status >= 400:
                 self._refuse(response, request)
@@ -172,22 +174,24 @@ class Api:
         request = Request(method, place, "pod's answer", {}, body)
         with self._gate.passing():
             try:
-                response = self._send(request, self._current(), urllib3.Timeout(limits.connect, limits.read))
+                response = self._send(
+                    request, self._current(), urllib3.Timeout(connect=limits.connect, read=limits.read)
+                )
             except Temporary:
                 return None
         if response.status in {502, 503, 504} and _is_the_servers(response):
             return None
         return Answer(response.status, response.data)
 
-    def _ask(self, request: Request) -> Any:
+    def _ask(self, request: Request) -> Object:
         with self._gate.passing():
             response = self._insist(request)
         if response.status >= 400:
             self._refuse(response, request)
         self._note_time(response.headers.get("Date"))
         try:
-            return response.json()
-        except ValueError as error:
+            return dict(response.json())
+        except (ValueError, TypeError) as error:
             raise RegionUnreachable("The region's answer cannot be read.", internal=repr(error)[:300]) from error
 
     def _insist(self, request: Request) -> urllib3.BaseHTTPResponse:

@@ -19,11 +19,11 @@ from provisioning.backends.kubernetes.kinds import (
     SECRET,
     STATEFUL_SET,
     Object,
-    annotations,
     kind_of,
     labels,
     meta,
     name_in,
+    notes_in,
 )
 from provisioning.backends.kubernetes.names import (
     KEYS_DIGEST,
@@ -111,7 +111,7 @@ def _bare(claim: Object) -> Object:
 def _with(rendered: Object, **about: Any) -> Object:
     metadata = {**meta(rendered), **about}
     if "annotations" in about:
-        metadata["annotations"] = {**annotations(rendered), **about["annotations"]}
+        metadata["annotations"] = {**notes_in(rendered), **about["annotations"]}
     return {**rendered, "metadata": metadata}
 
 

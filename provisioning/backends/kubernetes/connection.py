@@ -45,9 +45,11 @@ def connect(kubeconfig: Path | None) -> Connection:
     configuration = Configuration()
     try:
         if kubeconfig is None:
-            load_incluster_config(client_configuration=configuration)
+            load_incluster_config(client_configuration=configuration)  # type: ignore[no-untyped-call]
         else:
-            load_kube_config(str(kubeconfig), client_configuration=configuration, persist_config=False)
+            load_kube_config(  # type: ignore[no-untyped-call]
+                str(kubeconfig), client_configuration=configuration, persist_config=False
+            )
         configuration.connection_pool_maxsize = 32
         configuration.retries = False
         http = RESTClientObject(configuration).pool_manager

@@ -15,7 +15,7 @@ from provisioning.backends.kubernetes.charts import Charts, Identity, Wish
 from provisioning.backends.kubernetes.errors import Changed
 from provisioning.backends.kubernetes.fence import Ground
 from provisioning.backends.kubernetes.holdings import Holdings
-from provisioning.backends.kubernetes.kinds import CLAIM, JOB, STATEFUL_SET, Object, annotations, meta, name_in
+from provisioning.backends.kubernetes.kinds import CLAIM, JOB, STATEFUL_SET, Object, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import LETS_GO, RESTORE, claim_of, selector_of
 from provisioning.backends.kubernetes.observe import job_state, restore_name, restore_wish
 from provisioning.backends.kubernetes.pods import note_of
@@ -143,12 +143,12 @@ class Volumes:
         if _has(self._contents(node), self.desired.data.epoch):
             return False
         job = jobs.get(restore_name(self.desired, node))
-        is_it = job is not None and annotations(job).get(RESTORE) == restore_wish(self.desired)
+        is_it = job is not None and notes_in(job).get(RESTORE) == restore_wish(self.desired)
         return job is None or not is_it or job_state(job) is Work.FAILED
 
     def _incoming(self, jobs: Mapping[str, Object], node: int) -> Origin | None:
         job = jobs.get(restore_name(self.desired, node))
-        is_it = job is not None and annotations(job).get(RESTORE) == restore_wish(self.desired)
+        is_it = job is not None and notes_in(job).get(RESTORE) == restore_wish(self.desired)
         return Origin.of(self.desired.data) if job is not None and is_it and job_state(job) is Work.DONE else None
 
     # --- letting go ---
@@ -171,7 +171,7 @@ class Volumes:
         name, pod = f"let-go-{node}", self.held.pods.get(node)
         uid = pod.uid if pod is not None else ""
         job = jobs.get(name)
-        is_it = job is not None and annotations(job).get(LETS_GO) == uid
+        is_it = job is not None and notes_in(job).get(LETS_GO) == uid
         if job is not None and is_it and job_state(job) is Work.DONE:
             self._note(node, Contents(self._contents(node).data), uid)
             self.api.delete(JOB, self.ground.namespace, name, uid=str(meta(job)["uid"]))
@@ -190,7 +190,7 @@ class Volumes:
             if is_at_work:
                 raise Temporary("An earlier attempt is being ended first.", retry_after_seconds=2.0)
         job = next(one for one in rendered if one["kind"] == JOB.name and name_in(one) == name)
-        about = {**meta(job), "annotations": {**annotations(job), **notes}}
+        about = {**meta(job), "annotations": {**notes_in(job), **notes}}
         self.api.create(JOB, self.ground.namespace, {**job, "metadata": about})
 
     def _jobs(self) -> dict[str, Object]:

@@ -15,7 +15,7 @@ from uuid import UUID
 from common.errors import Permanent, Temporary
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.errors import Changed
-from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, annotations, labels, meta
+from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, labels, meta, notes_in
 from provisioning.backends.kubernetes.names import (
     CARD,
     EPOCH,
@@ -85,7 +85,7 @@ def enter(api: Api, cluster_id: UUID, epoch: int, notes: Mapping[str, str | None
         if found is None:
             return None
         require_ours(found, cluster_id)
-        _require_newest(cluster_id, epoch, int(annotations(found).get(EPOCH, 0)))
+        _require_newest(cluster_id, epoch, int(notes_in(found).get(EPOCH, 0)))
         try:
             return _raise(api, cluster_id, found, {EPOCH: str(epoch), **(notes or {})})
         except Changed:
@@ -164,7 +164,7 @@ def remember(api: Api, cluster_id: UUID, epoch: int) -> None:
 
 
 def _raise(api: Api, cluster_id: UUID, namespace: Object, notes: Mapping[str, str | None]) -> Ground:
-    held = annotations(namespace)
+    held = notes_in(namespace)
     if meta(namespace).get("deletionTimestamp") or all(held.get(name) == value for name, value in notes.items()):
         return _ground(cluster_id, namespace)
     change = {"metadata": {"resourceVersion": meta(namespace)["resourceVersion"], "annotations": notes}}
@@ -177,7 +177,7 @@ def _ground(cluster_id: UUID, namespace: Object, *, is_new: bool = False) -> Gro
         cluster_id,
         str(about["name"]),
         str(about["uid"]),
-        annotations(namespace),
+        notes_in(namespace),
         is_new,
         bool(about.get("deletionTimestamp")),
     )

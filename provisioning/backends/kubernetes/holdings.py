@@ -9,7 +9,7 @@ from typing import Any
 from provisioning.backends.engine.origins import Contents
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.fence import Ground
-from provisioning.backends.kubernetes.kinds import CLAIM, POD, STATEFUL_SET, Object, annotations, meta, name_in
+from provisioning.backends.kubernetes.kinds import CLAIM, POD, STATEFUL_SET, Object, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import BROKER, STARTS, node_of, selector_of
 from provisioning.backends.kubernetes.pods import Pod, contents_of
 from provisioning.spec import DesiredData
@@ -34,7 +34,7 @@ class Holdings:
 
     @property
     def starts(self) -> int:
-        return int(annotations(self.stateful_set or {}).get(STARTS, 0))
+        return int(notes_in(self.stateful_set or {}).get(STARTS, 0))
 
     @property
     def alive(self) -> tuple[int, ...]:

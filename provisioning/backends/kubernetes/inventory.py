@@ -14,7 +14,7 @@ from common.errors import Temporary
 from provisioning.backends.base import Find
 from provisioning.backends.engine.store import Store
 from provisioning.backends.kubernetes.api import Api
-from provisioning.backends.kubernetes.kinds import CLAIM, NAMESPACE, POD, Kind, Object, annotations, meta, name_in
+from provisioning.backends.kubernetes.kinds import CLAIM, NAMESPACE, POD, Kind, Object, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import CARD, EPOCH, OURS, cluster_of
 from provisioning.backends.kubernetes.pods import parse_time
 
@@ -55,8 +55,8 @@ def _add(found: defaultdict[UUID, _Parts], kind: Kind, words: str, one: Object) 
     parts.words.append(f"{words} {place}{is_going}.")
     parts.since.append(parse_time(str(about["creationTimestamp"])))
     if kind is NAMESPACE:
-        parts.card = _read_card(annotations(one).get(CARD, ""))
-        parts.epoch = int(annotations(one).get(EPOCH, 0))
+        parts.card = _read_card(notes_in(one).get(CARD, ""))
+        parts.epoch = int(notes_in(one).get(EPOCH, 0))
 
 
 def _read_card(text: str) -> dict[str, object]:

@@ -94,5 +94,5 @@ def labels(found: Object) -> Mapping[str, str]:
     return meta(found).get("labels") or {}
 
 
-def annotations(found: Object) -> Mapping[str, str]:
+def notes_in(found: Object) -> Mapping[str, str]:
     return meta(found).get("annotations") or {}

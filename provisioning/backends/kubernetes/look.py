@@ -30,11 +30,11 @@ from provisioning.backends.kubernetes.kinds import (
     STATEFUL_SET,
     Kind,
     Object,
-    annotations,
     kind_of,
     labels,
     meta,
     name_in,
+    notes_in,
 )
 from provisioning.backends.kubernetes.names import (
     BROKER,
@@ -88,8 +88,9 @@ class Lookout:
     def _look_closer(self, desired: DesiredCluster, scene: Scene) -> Scene:
         """Read what the first look gives reason for."""
         first = Observation(desired, scene, self.settings)
-        assert scene.namespace is not None
-        name = name_in(scene.namespace)
+        namespace = scene.namespace
+        assert namespace is not None
+        name = name_in(namespace)
         if first.needs_jobs:
             jobs = self.api.find(JOB, name, selector=selector_of(desired.cluster_id)).items
             scene = replace(scene, jobs=jobs)
@@ -97,7 +98,7 @@ class Lookout:
             scene = replace(scene, warnings=self.api.find(EVENT, name, fields="type=Warning").items)
         if first.asked:
             scene = replace(scene, looks=self._ask(name, first.asked))
-        is_going = bool(meta(scene.namespace).get("deletionTimestamp"))
+        is_going = bool(meta(namespace).get("deletionTimestamp"))
         if desired.lifecycle is Lifecycle.RUNNING and first.is_as_wished and not is_going:
             scene = replace(scene, drift=self._drift(desired, scene, name))
         if desired.backup is not None:
@@ -132,7 +133,7 @@ class Lookout:
         if not is_good(pair, self.authority(), apply.names_in_certificate(desired)):
             return "the certificate is not good any more"
         document = str(((keys or {}).get("data") or {}).get("certs", ""))
-        if keys is None or annotations(keys).get(KEYS_DIGEST) != system.digest_of(document):
+        if keys is None or notes_in(keys).get(KEYS_DIGEST) != system.digest_of(document):
             return "the token keys are not those that were published"
         rendered = self.charts.render(wish, Identity(pair, document))
         finished = apply.finish(rendered, held, starts=held.starts)

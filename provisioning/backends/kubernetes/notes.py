@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from provisioning.backends.engine.backups import Request
 from provisioning.backends.kubernetes.api import Api
-from provisioning.backends.kubernetes.kinds import NAMESPACE, Object, annotations, name_in
+from provisioning.backends.kubernetes.kinds import NAMESPACE, Object, name_in, notes_in
 from provisioning.backends.kubernetes.names import BACKUP
 from provisioning.backends.kubernetes.pods import parse_time
 
@@ -21,7 +21,7 @@ class NamespaceNotes:
 
     def read(self) -> Request | None:
         """See `Notes`."""
-        note = annotations(self.namespace).get(BACKUP)
+        note = notes_in(self.namespace).get(BACKUP)
         if not note:
             return None
         content = json.loads(note)

@@ -13,7 +13,7 @@ from provisioning.backends.engine.health import Look
 from provisioning.backends.engine.names import name_of
 from provisioning.backends.engine.origins import Contents, ref_to_record
 from provisioning.backends.engine.view import View
-from provisioning.backends.kubernetes.kinds import Object, annotations, meta, name_in
+from provisioning.backends.kubernetes.kinds import Object, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import DIGEST, REBALANCED, RELEASE, RESTORE, STARTS, node_of
 from provisioning.backends.kubernetes.pods import Pod, contents_of, last_words, parse_time, sentence
 from provisioning.backends.kubernetes.settings import KubernetesSettings
@@ -168,7 +168,7 @@ class Observation:
         pod = self._pods.get(node)
         contents = self._contents(node)
         if pod is None or pod.is_finished:
-            started = annotations(((self._scene.stateful_set or {}).get("spec") or {}).get("template") or {})
+            started = notes_in(((self._scene.stateful_set or {}).get("spec") or {}).get("template") or {})
             is_known = contents.data is not None
             return ObservedBroker(
                 node,
@@ -191,7 +191,7 @@ class Observation:
 
     @property
     def _started(self) -> Mapping[str, str]:
-        return annotations(((self._scene.stateful_set or {}).get("spec") or {}).get("template") or {})
+        return notes_in(((self._scene.stateful_set or {}).get("spec") or {}).get("template") or {})
 
     def _contents(self, node: int) -> Contents:
         return contents_of(self._pods.get(node), self._claims.get(node), self._scene.stateful_set, self._desired.data)
@@ -219,7 +219,7 @@ class Observation:
         if self._contents(node).data is None and (is_in_place or self._desired.data.epoch == 0):
             return Work.DONE, ""
         job = next((one for one in self._scene.jobs if name_in(one) == restore_name(self._desired, node)), None)
-        if job is None or annotations(job).get(RESTORE) != restore_wish(self._desired):
+        if job is None or notes_in(job).get(RESTORE) != restore_wish(self._desired):
             return Work.ABSENT, ""
         work = job_state(job)
         if work is Work.FAILED:
@@ -234,11 +234,11 @@ class Observation:
 
     @property
     def _was_rebalanced(self) -> bool:
-        return annotations(self._scene.namespace or {}).get(REBALANCED) == starts_of(self._scene.pods)
+        return notes_in(self._scene.namespace or {}).get(REBALANCED) == starts_of(self._scene.pods)
 
     @property
     def _starts(self) -> int:
-        return int(annotations(self._scene.stateful_set or {}).get(STARTS, 0))
+        return int(notes_in(self._scene.stateful_set or {}).get(STARTS, 0))
 
     def _waits_for(self) -> str:
         namespace = self._scene.namespace or {}

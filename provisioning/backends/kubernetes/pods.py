@@ -14,7 +14,7 @@ from datetime import datetime
 from typing import Any
 
 from provisioning.backends.engine.origins import Contents, Origin
-from provisioning.backends.kubernetes.kinds import Object, annotations, labels, meta, name_in
+from provisioning.backends.kubernetes.kinds import Object, labels, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import (
     BROKER,
     COMPONENT,
@@ -51,15 +51,15 @@ class Pod:
 
     @property
     def digest(self) -> str:
-        return annotations(self.found).get(DIGEST, "")
+        return notes_in(self.found).get(DIGEST, "")
 
     @property
     def release(self) -> str:
-        return annotations(self.found).get(RELEASE, "")
+        return notes_in(self.found).get(RELEASE, "")
 
     @property
     def data_epoch(self) -> int:
-        return int(annotations(self.found).get(DATA_EPOCH, 0))
+        return int(notes_in(self.found).get(DATA_EPOCH, 0))
 
     @property
     def is_finished(self) -> bool:
@@ -191,7 +191,7 @@ class Pod:
 
 def noted_contents(claim: Object) -> tuple[Contents, str] | None:
     """Return what a claim's note says is on the volume, and of which pod's time that is; None without a note."""
-    noted = annotations(claim)
+    noted = notes_in(claim)
     if DATA not in noted:
         return None
     data, former = (Origin.from_record(json.loads(noted.get(name) or "null")) for name in (DATA, FORMER))
@@ -227,7 +227,7 @@ def _contents_of(pod: Pod | None, claim: Object | None, stateful_set: Object | N
         return noted[0]
     if claim is None or stateful_set is None:
         return Contents()
-    started = annotations((stateful_set.get("spec") or {}).get("template") or {})
+    started = notes_in((stateful_set.get("spec") or {}).get("template") or {})
     return Contents(Origin(int(started.get(DATA_EPOCH, 0)), None, started.get(RELEASE, "")))
 
 

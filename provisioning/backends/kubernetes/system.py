@@ -11,7 +11,7 @@ from typing import Any
 
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.errors import Changed, Missing
-from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, annotations, labels, meta, name_in
+from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, labels, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import (
     CLUSTER,
     COMPONENT,
@@ -73,7 +73,7 @@ def publish_keys(api: Api, jwks: Mapping[str, Any]) -> None:
         ensure_config_map(api, TOKEN_KEYS, {"certs": document})
     held = api.find(CONFIG_MAP, selector=f"{OURS},{COMPONENT}={TOKEN_KEYS}", is_metadata_only=True)
     for one in held.items:
-        if annotations(one).get(KEYS_DIGEST) != digest and not meta(one).get("deletionTimestamp"):
+        if notes_in(one).get(KEYS_DIGEST) != digest and not meta(one).get("deletionTimestamp"):
             _hand_on(api, one, document, digest)
 
 
@@ -110,7 +110,7 @@ def write_register(api: Api, register: Mapping[str, Any]) -> None:
     for number, part in reversed(list(enumerate(parts))):
         notes = {_VERSION: version, _PARTS: str(len(parts))}
         ensure_config_map(api, _part_name(version, number), {_CONTENT: part}, notes)
-    if before is not None and annotations(before).get(_VERSION) != version:
+    if before is not None and notes_in(before).get(_VERSION) != version:
         for name in list(_other_parts(before)):
             if old := api.get(CONFIG_MAP, SYSTEM, name):
                 api.delete(CONFIG_MAP, SYSTEM, name, uid=str(meta(old)["uid"]))
@@ -134,7 +134,7 @@ def read_register(api: Api) -> Mapping[str, Any]:
 
 
 def _other_parts(first: Object) -> Iterator[str]:
-    version, count = annotations(first).get(_VERSION, ""), int(annotations(first).get(_PARTS, 1))
+    version, count = notes_in(first).get(_VERSION, ""), int(notes_in(first).get(_PARTS, 1))
     return (_part_name(version, number) for number in range(1, count))
 
 

@@ -132,15 +132,15 @@ class Watch:
         now = time.monotonic()
         return {reflector.kind.plural: now - reflector.heard_at for reflector in self._reflectors}
 
-    def _gather(self) -> list[UUID]:
-        """Wait for news and take what comes with it, each cluster once."""
+    def _gather(self) -> Generator[UUID, None, None]:
+        """Wait for news and tell what comes with it, each cluster once."""
         news = [self._told.get()]
-        time.sleep(SETTLE_SECONDS)
+        self._is_over.wait(SETTLE_SECONDS)
         while not self._told.empty():
             news.append(self._told.get())
+        yield from dict.fromkeys(one for one in news if isinstance(one, UUID))
         for one in news:
             if isinstance(one, Permanent):
                 raise one
             if isinstance(one, BaseException):
                 raise RuntimeError("A reflector has ended.") from one
-        return list(dict.fromkeys(one for one in news if isinstance(one, UUID)))
