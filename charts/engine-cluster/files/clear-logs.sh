@@ -40,7 +40,7 @@ last_segment() {
 # clear_log SEGMENT POSITION: overwrite all behind the last frame, whose record must be at this position, with zeros.
 clear_log() {
     local size end position
-    [[ -f $1 ]] || { printf 'a partition has no log\n' >&2; return 1; }
+    [[ -f $1 && ! -L $1 ]] || { printf 'a partition has no log\n' >&2; return 1; }
     size=$(stat -c %s "$1")
     find_end "$1" "$size" || { printf '%s is of another format\n' "$1" >&2; return 1; }
     if [[ -z $position || ( -n $2 && $position != "$2" ) ]]; then
