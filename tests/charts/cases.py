@@ -85,7 +85,11 @@ TRIO = trial(
     dataEpoch="2",
     mayBeginEmptyFrom=2,
     managedBy="flowplane",
-    namespace={"create": True, "labels": {"flowplane.dev/region": "north"}, "annotations": {"flowplane.dev/epoch": "7"}},
+    namespace={
+        "create": True,
+        "labels": {"flowplane.dev/region": "north"},
+        "annotations": {"flowplane.dev/epoch": "7"},
+    },
     card={"organization": "org", "cluster_name": 'Orders: "north" & <south>'},
 )
 GATEWAYS = merged(TRIO, {"gateway": {"mode": "standalone"}, "scheduling": {"antiAffinity": "preferred"}})

@@ -40,7 +40,7 @@ from tests.charts.volumes import CHART
 pytestmark = pytest.mark.kubernetes
 
 MANAGEMENT_PORT = 9600
-UNITS = {"": 1, "m": Decimal("0.001"), "Mi": 2**20, "Gi": 2**30, "Ti": 2**40}
+UNITS = {"": Decimal(1), "m": Decimal("0.001"), "Mi": Decimal(2**20), "Gi": Decimal(2**30), "Ti": Decimal(2**40)}
 # What Pod Security "restricted" lets a pod bring.
 HARMLESS_VOLUMES = {"configMap", "emptyDir", "secret", "persistentVolumeClaim"}
 
@@ -329,7 +329,10 @@ def on_a_laptop(values: Values) -> tuple[dict[str, str], list[str]]:
         host_name=values["cluster"]["hostName"],
         license_key="license",
     )
-    cluster, place = ClusterFolder(UUID(CLUSTER_ID), Path("/home"), Path("/guards")), Workplace(Path("/d"), Path("/l"), Path("/t"))
+    cluster, place = (
+        ClusterFolder(UUID(CLUSTER_ID), Path("/home"), Path("/guards")),
+        Workplace(Path("/d"), Path("/l"), Path("/t")),
+    )
     ports = {node: Ports(30000 + 10 * node) for node in range(3)}
     backups = BackupStore(
         store["endpoint"], "us-east-1", store["bucket"], store["accessKey"], store["secretKey"], path_style=True

@@ -1,4 +1,4 @@
-"""What the init container makes of a volume: a table of states, the laptop's decisions beside it, and kills everywhere."""
+"""What the init container makes of a volume: a table of states, the laptop's decisions beside it, kills everywhere."""
 
 from __future__ import annotations
 
@@ -195,8 +195,8 @@ def test_data_of_which_nobody_knows_what_it_is_is_kept_when_a_restore_comes(volu
 
 
 def test_a_broker_that_joins_a_restored_cluster_begins_with_nothing(volume: Volume) -> None:
-    assert volume.run(SCRIPT, epoch="2", node=2, MAY_BEGIN_EMPTY_FROM="3").status == LATER
-    assert volume.run(SCRIPT, epoch="2", node=3, MAY_BEGIN_EMPTY_FROM="3").status == 0
+    assert volume.run(SCRIPT, epoch="2", node="2", MAY_BEGIN_EMPTY_FROM="3").status == LATER
+    assert volume.run(SCRIPT, epoch="2", node="3", MAY_BEGIN_EMPTY_FROM="3").status == 0
     assert found(volume) == {"data": ("", f"{NEW} 2")}
 
 

@@ -126,7 +126,10 @@ def test_killed_anywhere_it_leaves_nothing_that_a_broker_would_take_in(tmp_path:
 @pytest.mark.parametrize(
     ("words", "sentence"),
     [
-        ("io.camunda.zeebe.restore.BackupNotFoundException: payload", "the store has no complete backup of that number"),
+        (
+            "io.camunda.zeebe.restore.BackupNotFoundException: payload",
+            "the store has no complete backup of that number",
+        ),
         ("BackupNotValidException", "the backup is of another number of partitions"),
         ("write failed: No space left on device", "the disk is full"),
         ("java.lang.OutOfMemoryError: Java heap space", "it ran out of memory"),

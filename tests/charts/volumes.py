@@ -108,10 +108,10 @@ class Volume:
         return {path.name for path in self.path.iterdir()}
 
     def run(
-        self, script: str, *, release: str = "8.6.0", epoch: str = "0", node: int = 0, **environment: str
+        self, script: str, *, release: str = "8.6.0", epoch: str = "0", node: str = "0", **environment: str
     ) -> Outcome:
         """Run a script to its end."""
-        return self._run(script, {"RELEASE": release, "DATA_EPOCH": epoch, "NODE": str(node), **environment})
+        return self._run(script, {"RELEASE": release, "DATA_EPOCH": epoch, "NODE": node, **environment})
 
     def run_cut(
         self, script: str, at: int, where: Cut, *, release: str = "8.6.0", epoch: str = "0", **environment: str
@@ -120,7 +120,9 @@ class Volume:
         self._count.write_text("")
         cut = {"CUT_AT": str(at), "CUT_WHERE": where.value, "CUT_COUNT": str(self._count)}
         path = {"PATH": f"{self._wrappers}:{os.environ['PATH']}"}
-        outcome = self._run(script, {"RELEASE": release, "DATA_EPOCH": epoch, "NODE": "0", **environment, **cut, **path})
+        outcome = self._run(
+            script, {"RELEASE": release, "DATA_EPOCH": epoch, "NODE": "0", **environment, **cut, **path}
+        )
         assert outcome.status in (0, -signal.SIGKILL), outcome
         return outcome.status != 0
 
