@@ -467,7 +467,7 @@ REFUSED: list[tuple[Values, str]] = [
 def test_wrong_values_are_refused_with_their_name(helm: str, over: Values, words: str) -> None:
     done = run_helm(helm, "template", "x", str(CHART), "--namespace", NAMESPACE, values=trial(**over))
     assert done.returncode != 0, done.stdout
-    assert words in done.stderr.replace("'", "")
+    assert words in done.stderr
 
 
 def test_quantities_of_any_size_are_whole(helm: str) -> None:
@@ -495,6 +495,5 @@ def test_values_files_are_yaml_that_says_everything() -> None:
             compare(value, part["properties"][name], f"{path}.{name}")
 
     compare(yaml.safe_load(text), schema, "")
-    blocks = re.split(r"\n(?=\S)", text)
-    for block in blocks:
-        assert "#" in block, f"not explained: {block}"
+    for block in text.split("\n\n"):
+        assert "# " in block, f"not explained: {block}"

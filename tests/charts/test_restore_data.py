@@ -145,6 +145,7 @@ def test_what_the_program_says_is_told_in_known_words_only(volume: Volume, words
 
     assert (outcome.status, outcome.message) == (LATER, f"The backup could not be fetched: {sentence}.")
     assert outcome.stderr == f"{outcome.message}\n"
+    assert volume.folders == set(), "no half of it is left"
 
 
 @pytest.mark.parametrize(
@@ -163,7 +164,7 @@ def test_what_cannot_be_is_refused(
 
     assert outcome.status == status
     assert sentence in outcome.message
-    assert volume.origin("incoming") is None
+    assert volume.folders == set()
 
 
 def test_without_checkpoints_the_logs_end_is_cleared_all_the_same(volume: Volume, engine: Path) -> None:
