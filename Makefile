@@ -1,6 +1,6 @@
 # Every target sets up what it needs first; a second run finds it in place.
 # Settings: FLOWPLANE_HOME (state), FLOWPLANE_CACHE (downloads), and the ports FLOWPLANE_WEB_PORT,
-# FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT.
+# FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT. Tests only: FLOWPLANE_TEST_KUBECONFIG (docs/testing.md).
 
 PYTHON ?= python3
 BIN := .venv/bin

@@ -53,6 +53,8 @@ def _parser() -> argparse.ArgumentParser:
     actions = parser.add_subparsers(required=True)
     make = actions.add_parser("build", help="compile the programs and make the images, unless the cache has them")
     make.set_defaults(action=_build)
+    tidy = actions.add_parser("tidy", help="bring go.mod and go.sum in step, after a change to testbed/box")
+    tidy.set_defaults(action=_tidy)
     up = actions.add_parser("up", help="start it, or what is missing of it")
     up.add_argument("tier", choices=sorted(TIERS), nargs="?", default="all", help="what to start (all)")
     up.add_argument("--name", default=plane.DEFAULT_NAME, help="of the control plane; others run beside it")
@@ -79,6 +81,11 @@ def _parser() -> argparse.ArgumentParser:
 def _build(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
     programs, archive = _provide()
     print(f"programs: {programs.folder}\nimages:   {archive}")
+    return 0
+
+
+def _tidy(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
+    build.tidy()
     return 0
 
 

@@ -10,6 +10,7 @@ import json
 import os
 import re
 import shutil
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -102,6 +103,17 @@ def _build(folder: Path) -> None:
         (folder / name).symlink_to("box")
     _open(source)
     shutil.rmtree(source)
+
+
+def tidy() -> None:
+    """Bring go.mod and go.sum in step with the imports and with versions that were changed by hand."""
+    with tempfile.TemporaryDirectory() as folder:
+        source = Path(folder) / "source"
+        shutil.copytree(BOX, source)
+        _patch_policies(source)
+        _go(source, "mod", "tidy")
+        for name in ("go.mod", "go.sum"):
+            shutil.copy(source / name, BOX / name)
 
 
 def _patch_policies(source: Path) -> None:

@@ -15,6 +15,7 @@ from testbed.plane import POD_NETWORK, words
 from testbed.steps import step, wait_until
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from testbed.bed import Bed
@@ -214,7 +215,7 @@ def _start_names_and_edge(plane: Plane) -> None:
         plane.wait_for(f"{name} is ready", *rollout, seconds=90)
 
 
-def _write_once(path: Path, content: dict[str, object]) -> Path:
+def _write_once(path: Path, content: Mapping[str, object]) -> Path:
     if not path.exists():
         path.write_text(json.dumps(content, indent=1))
     return path

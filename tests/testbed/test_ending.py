@@ -5,12 +5,14 @@ These tests run in a testbed themselves: their own ones are made inside it, whic
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from embedded.processes import processes
 from testbed.bed import KERNEL_SETTINGS, Bed
 
 pytestmark = [pytest.mark.kubernetes]
@@ -23,28 +25,29 @@ def on_testbed(home: Path, *arguments: str) -> str:
     return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
 
 
-def traces() -> dict[str, object]:
-    """What a testbed might leave behind."""
-    commands = [path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if path.exists()]
+def traces(home: Path) -> dict[str, object]:
+    """What a testbed with this home might leave behind. Pods of other tests come and go meanwhile."""
+    mine = str(home)
+    links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout)
     return {
-        "mounts": sorted(line.split()[1] for line in Path("/proc/mounts").read_text().splitlines()),
-        "processes": sum(1 for command in commands if b"kube-apiserver" in command or b"testbed" in command),
-        "files": {folder: sorted(p.name for p in Path(folder).glob("*")) for folder in LEFT_IN},
+        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if mine in line],
+        "processes": [one.command for one in processes() if any(mine in word for word in one.command)],
+        "files": {folder: sorted(path.name for path in Path(folder).glob("*")) for folder in LEFT_IN},
         "settings": {name: Path("/proc/sys", name).read_text() for name in KERNEL_SETTINGS},
-        "interfaces": subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout,
+        "interfaces": [link["ifname"] for link in links if not link["ifname"].startswith("veth")],
     }
 
 
 def test_a_testbed_leaves_nothing_behind(tmp_path: Path) -> None:
     home = tmp_path / "bed"
-    before = traces()
+    before = traces(home)
     on_testbed(home, "up", "control")
     try:
         assert "kube-apiserver" in on_testbed(home, "status")
         assert Bed(home).keeper() is not None
     finally:
         on_testbed(home, "down")
-    assert traces() == before
+    assert traces(home) == before
     assert not home.exists()
     # Once more is harmless.
     on_testbed(home, "down")

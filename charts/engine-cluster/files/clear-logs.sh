@@ -40,7 +40,7 @@ last_segment() {
 # clear_log SEGMENT POSITION: overwrite all behind the last frame, whose record must be at this position, with zeros.
 clear_log() {
     local size end position
-    [[ -f $1 ]] || { printf 'a partition has no log\n' >&2; return 1; }
+    [[ -f $1 && ! -L $1 ]] || { printf 'a partition has no log\n' >&2; return 1; }
     size=$(stat -c %s "$1")
     find_end "$1" "$size" || { printf '%s is of another format\n' "$1" >&2; return 1; }
     if [[ -z $position || ( -n $2 && $position != "$2" ) ]]; then
@@ -54,23 +54,27 @@ clear_log() {
 # find_end SEGMENT SIZE: set `end` behind the last frame and `position` to its record's; fails at another format.
 # Reads a chunk at a time, as numbers: bash cannot hold the byte 0, and one call of od for each frame takes minutes.
 find_end() {
-    local segment=$1 size=$2 first=0
+    local segment=$1 size=$2 first=0 last=
     local -a bytes=()
     position= end=0
-    load 0 && ((${#bytes[@]} >= 25 && bytes[0] == 2)) || return 1
+    load 0
+    ((${#bytes[@]} >= 25 && bytes[0] == 2)) || return 1
     end=$((25 + bytes[17] + (bytes[18] << 8)))
-    local at block length number
+    local at block length
     while ((end + 21 < size)); do
-        ((end - first + 45 <= ${#bytes[@]})) || load "$end"
         at=$((end - first))
+        ((at + 21 <= ${#bytes[@]})) || { load "$end"; at=0; }
         ((bytes[at] == 1)) || break
-        block=$((bytes[at + 1] + (bytes[at + 2] << 8)))
-        little_endian $((at + 17)) 4
-        length=$number
-        ((block == 12 && length >= 24 && end + 21 + length <= size)) || return 1
-        little_endian $((at + 37)) 8
-        position=$number
-        end=$((end + 21 + length))
+        ((block = bytes[at + 1] | bytes[at + 2] << 8, \
+        length = bytes[at + 17] | bytes[at + 18] << 8 | bytes[at + 19] << 16 | bytes[at + 20] << 24, \
+        block == 12 && length >= 24 && end + 21 + length <= size)) || return 1
+        ((last = end, end += 21 + length))
+    done
+    [[ -n $last ]] || return 0
+    load $((last + 37))
+    position=0
+    for ((at = 7; at >= 0; at--)); do
+        ((position = position << 8 | bytes[at])) || true
     done
 }
 
@@ -79,13 +83,4 @@ load() {
     first=$1
     # shellcheck disable=SC2207
     bytes=($(od -An -v -tu1 -j "$1" -N $CHUNK "$segment"))
-}
-
-# little_endian INDEX COUNT: set `number` from so many bytes.
-little_endian() {
-    local byte
-    number=0
-    for ((byte = $2 - 1; byte >= 0; byte--)); do
-        number=$(((number << 8) | bytes[$1 + byte]))
-    done
 }

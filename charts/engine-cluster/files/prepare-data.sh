@@ -124,5 +124,6 @@ fi
 settle
 
 look
-printf 'data %s %s\nformer %s\n' "$RELEASE" "$DATA_EPOCH" "${former_epoch:+$former_release $former_epoch}" >"$TERMINATION_LOG" ||
-    true
+kept=none
+[[ -z $former_epoch ]] || kept="$former_release $former_epoch"
+printf 'data %s %s\nformer %s\n' "$RELEASE" "$DATA_EPOCH" "$kept" >"$TERMINATION_LOG" || true

@@ -55,6 +55,12 @@ cause() {
     printf "the engine's program for it gave up"
 }
 
+# give_up CODE SENTENCE: refuse, and leave no half of it to take up the disk.
+give_up() {
+    clear_away incoming
+    refuse "$@"
+}
+
 # fetch: run the program to its end. It is told to stop when this script is.
 fetch() {
     local program status=0
@@ -63,7 +69,7 @@ fetch() {
     trap 'kill "$program" 2>/dev/null; wait "$program"; exit 143' TERM
     wait "$program" || status=$?
     trap - TERM
-    ((status == 0)) || refuse $LATER "The backup could not be fetched: $(cause)."
+    ((status == 0)) || give_up $LATER "The backup could not be fetched: $(cause)."
 }
 
 if ! done_before; then
@@ -74,7 +80,7 @@ if ! done_before; then
     mkdir -p incoming/engine
     fetch
     clear_logs incoming/engine "$CHECKPOINTS" ||
-        refuse $UNFIT "The backup was fetched, and a log in it does not end where the backup says, so an engine could stall on it. Choose another backup."
+        give_up $UNFIT "The backup was fetched, and a log in it does not end where the backup says, so an engine could stall on it. Choose another backup."
     printf '%s\n' "$WISH" >incoming/wish
     settle
     note_origin incoming "$BACKUP_RELEASE" "$DATA_EPOCH"
