@@ -131,7 +131,8 @@ class Api:
         `in_order`: it stays until all that belongs to it is gone.
         """
         policy = "Foreground" if in_order else "Background"
-        body = {"preconditions": {"uid": uid}, "propagationPolicy": policy}
+        kind_of_body = {"kind": "DeleteOptions", "apiVersion": "v1"}
+        body = {**kind_of_body, "preconditions": {"uid": uid}, "propagationPolicy": policy}
         try:
             self._ask(Request("DELETE", kind.path(namespace, name), f"{kind.name} {name}", {}, body))
         except Missing:

@@ -16,6 +16,8 @@ from itertools import count
 from pathlib import Path
 from uuid import UUID, uuid4
 
+import yaml
+
 from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.kubernetes.backend import KubernetesBackend
 from provisioning.backends.kubernetes.settings import KubernetesSettings
@@ -24,7 +26,20 @@ from tests.kubernetes import Kubernetes
 from tests.provisioning.backends.conftest import SMALL, TRIO, desired_release, make_authority
 from tests.provisioning.backends.tokens import Issuer
 
-CHART = Path(__file__).resolve().parents[3] / "charts" / "engine-cluster"
+CHECKOUT = Path(__file__).resolve().parents[3]
+CHART = CHECKOUT / "charts" / "engine-cluster"
+RIGHTS = CHECKOUT / "docs" / "region-rights.yaml"
+ACCOUNT = """
+apiVersion: v1
+kind: ServiceAccount
+metadata: {name: flowplane-region, namespace: kube-system}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: ClusterRoleBinding
+metadata: {name: flowplane-region}
+roleRef: {apiGroup: rbac.authorization.k8s.io, kind: ClusterRole, name: flowplane-region}
+subjects: [{kind: ServiceAccount, name: flowplane-region, namespace: kube-system}]
+"""
 STORE_PORT = 9123
 EDGE = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flowplane-edge"}}}]
 STARTER = """
@@ -119,6 +134,18 @@ def engines(cluster_id: UUID, node: int) -> list[int]:
     return found
 
 
+def limited_account(cluster: Kubernetes, folder: Path) -> Path:
+    """Write how the region is reached by an account with the rights of the guide, and no others."""
+    cluster.apply(RIGHTS.read_text())
+    cluster.apply(ACCOUNT)
+    token = cluster.kubectl("-n", "kube-system", "create", "token", "flowplane-region").strip()
+    content = yaml.safe_load(cluster.kubeconfig.read_text())
+    content["users"] = [{"name": one["name"], "user": {"token": token}} for one in content["users"]]
+    path = folder / "limited.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
+
+
 def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) -> KubernetesSettings:
     """How a test reaches the region; the authority is made where it is missing."""
     if not (folder / "ca.pem").exists():
@@ -128,7 +155,7 @@ def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) 
     address = store.endpoint.removeprefix("http://").split(":")[0] if store else ""
     return KubernetesSettings(
         region="kubernetes",
-        kubeconfig=cluster.kubeconfig,
+        kubeconfig=limited_account(cluster, folder),
         chart=CHART,
         ca_cert=folder / "ca.pem",
         ca_key=folder / "ca.key",
