@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import base64
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from common.errors import Temporary
 from provisioning.backends.engine.tls import Authority, KeyPair, provide_certificate
 from provisioning.backends.kubernetes import system
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.charts import Identity
 from provisioning.backends.kubernetes.drift import key_of
-from provisioning.backends.kubernetes.fence import Ground
+from provisioning.backends.kubernetes.errors import Changed
+from provisioning.backends.kubernetes.fence import ATTEMPTS, Ground, require_held
 from provisioning.backends.kubernetes.holdings import Holdings
 from provisioning.backends.kubernetes.kinds import (
     DEPLOYMENT,
@@ -26,6 +28,7 @@ from provisioning.backends.kubernetes.kinds import (
     notes_in,
 )
 from provisioning.backends.kubernetes.names import (
+    BROKER,
     KEYS_DIGEST,
     MANAGED_BY,
     MANAGER,
@@ -66,8 +69,38 @@ def finish(rendered: Iterable[Object], held: Holdings, *, starts: int) -> tuple[
 def lay_down(api: Api, ground: Ground, finished: Iterable[Object], *, with_workloads: bool = True) -> None:
     """Apply objects in their order; one request each."""
     for one in finished:
-        if with_workloads or one["kind"] not in WORKLOADS:
+        if one["kind"] == STATEFUL_SET.name and with_workloads:
+            put(api, ground, one)
+        elif with_workloads or one["kind"] not in WORKLOADS:
             api.apply(kind_of(one), ground.namespace, one)
+
+
+def put(api: Api, ground: Ground, workload: Object) -> None:
+    """Apply the StatefulSet in the version that was read; as `on_version`."""
+
+    def act(version: str) -> None:
+        api.apply(STATEFUL_SET, ground.namespace, _with(workload, **({"resourceVersion": version} if version else {})))
+
+    on_version(api, ground, str(meta(workload).get("resourceVersion", "")), act)
+
+
+def on_version(api: Api, ground: Ground, version: str, act: Callable[[str], None]) -> None:
+    """Do something to the StatefulSet while it is of a version, unless a newer turn has come.
+
+    Its status, which is Kubernetes' to write, changes the version all the time. So when it has changed, it is read
+    again first and the fence after that: a newer turn raises the fence, then reads, then writes.
+
+    Raises:
+        Fenced: a newer turn has come.
+        Temporary: it changes all the time.
+    """
+    for _ in range(ATTEMPTS):
+        try:
+            return act(version)
+        except Changed:
+            version = str(meta(api.get(STATEFUL_SET, ground.namespace, BROKER) or {}).get("resourceVersion", ""))
+            require_held(api, ground)
+    raise Temporary("The engine's StatefulSet changes all the time.", retry_after_seconds=1.0)
 
 
 def prune(api: Api, ground: Ground, finished: Iterable[Object]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Generator, Iterable, Iterator, Mapping
+from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
 from uuid import UUID
@@ -25,7 +26,7 @@ from provisioning.backends.kubernetes.errors import Changed, Missing
 from provisioning.backends.kubernetes.fence import Ground
 from provisioning.backends.kubernetes.holdings import Holdings, read_holdings
 from provisioning.backends.kubernetes.inventory import take_inventory
-from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, Kind, meta
+from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, meta
 from provisioning.backends.kubernetes.look import Lookout
 from provisioning.backends.kubernetes.names import (
     BROKER,
@@ -130,7 +131,7 @@ class KubernetesBackend:
             require_retirable(node, desired, topology)
         left = max(desired.nodes) + 1
         if held.replicas > left:
-            self._scale(STATEFUL_SET, ground, BROKER, left, held.version)
+            self._resize(ground, left, held.version)
         for node in doomed:
             if (claim := held.claims.get(node)) is not None and not meta(claim).get("deletionTimestamp"):
                 self._api.delete(CLAIM, ground.namespace, claim_of(node), uid=str(meta(claim)["uid"]))
@@ -250,9 +251,10 @@ class KubernetesBackend:
     def _suspend(self, desired: DesiredCluster, ground: Ground, held: Holdings) -> None:
         self._volumes(desired, ground, held).keep_notes(held.alive)
         if held.replicas:
-            self._scale(STATEFUL_SET, ground, BROKER, 0, held.version)
+            self._resize(ground, 0, held.version)
         if (self._settings.values.get("gateway") or {}).get("mode") == "standalone":
-            self._scale(DEPLOYMENT, ground, GATEWAY, 0)
+            with suppress(Missing):
+                self._api.merge(DEPLOYMENT, ground.namespace, GATEWAY, {"spec": {"replicas": 0}})
 
     def _replace(self, desired: DesiredCluster, ground: Ground, held: Holdings, nodes: list[int]) -> None:
         """Delete these very pods; the StatefulSet, which is as wished by then, makes them anew."""
@@ -268,14 +270,12 @@ class KubernetesBackend:
                 self._api.delete(CLAIM, ground.namespace, claim_of(node), uid=uid)
             self._api.delete(POD, ground.namespace, pod_of(node), uid=held.pods[node].uid)
 
-    def _scale(self, kind: Kind, ground: Ground, name: str, replicas: int, version: str = "") -> None:
-        change: dict[str, Any] = {"spec": {"replicas": replicas}}
-        if version:
-            change["metadata"] = {"resourceVersion": version}
-        try:
-            self._api.merge(kind, ground.namespace, name, change)
-        except Missing:
-            return
+    def _resize(self, ground: Ground, replicas: int, version: str) -> None:
+        def act(version: str) -> None:
+            change = {"metadata": {"resourceVersion": version}, "spec": {"replicas": replicas}}
+            self._api.merge(STATEFUL_SET, ground.namespace, BROKER, change)
+
+        apply.on_version(self._api, ground, version, act)
 
     def _enter(self, desired: DesiredCluster, epoch: int) -> Ground:
         ground = fence.enter(self._api, desired.cluster_id, epoch, {CARD: fence.card_of(desired)})

@@ -68,7 +68,7 @@ def _forbidden(what: str, message: str, internal: str) -> ControlPlaneError:
         return NoCapacity(f"The region's quota does not allow the {what}.", internal=internal, resource="quota")
     if "is forbidden: User" in message:
         return Permanent(
-            f"The region does not allow us to touch the {what}. Give our account the rights of docs/region-rights.yaml.",
+            f"The region does not allow us to touch the {what}. Give us the rights of docs/region-rights.yaml.",
             internal=internal,
         )
     return Permanent(f"A rule of the region refuses the {what}.", internal=internal)

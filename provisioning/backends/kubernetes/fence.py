@@ -14,7 +14,7 @@ from uuid import UUID
 
 from common.errors import Permanent, Temporary
 from provisioning.backends.kubernetes.api import Api
-from provisioning.backends.kubernetes.errors import Changed
+from provisioning.backends.kubernetes.errors import Changed, Missing
 from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, labels, meta, notes_in
 from provisioning.backends.kubernetes.names import (
     CARD,
@@ -132,6 +132,19 @@ def require_not_deleted(api: Api, cluster_id: UUID, epoch: int) -> None:
     """Refuse a turn from before the cluster's deletion. One request."""
     known = api.get(CONFIG_MAP, SYSTEM, FENCES) or {}
     _require_newest(cluster_id, epoch, int((known.get("data") or {}).get(str(cluster_id), 0)))
+
+
+def require_held(api: Api, ground: Ground) -> None:
+    """Make sure that no newer turn has come since the ground was entered. One request.
+
+    Raises:
+        Fenced: one has.
+        Missing: the namespace is gone.
+    """
+    now = api.get(NAMESPACE, "", ground.namespace)
+    if now is None or str(meta(now)["uid"]) != ground.uid:
+        raise Missing("The cluster's namespace is gone.", internal=ground.namespace)
+    _require_newest(ground.cluster_id, int(ground.annotations.get(EPOCH, 0)), int(notes_in(now).get(EPOCH, 0)))
 
 
 def remember(api: Api, cluster_id: UUID, epoch: int) -> None:

@@ -261,7 +261,8 @@ class Observation:
 
     def _warning(self, pod: Pod | None, words: str) -> str:
         """Return what Kubernetes warned of last about a pod that does not go on, else the words that there are."""
-        if pod is not None and (pod.is_engine_up or pod.is_stopping or not words.endswith((" is being started.",))):
+        is_told = pod is not None and (pod.is_engine_up or pod.is_stopping or not words.endswith("is being started."))
+        if is_told:
             return words
         latest = max(
             self._scene.warnings,
