@@ -24,6 +24,7 @@ from provisioning.backends.kubernetes.data import Volumes
 from provisioning.backends.kubernetes.door import ProxyDoor
 from provisioning.backends.kubernetes.errors import Changed, Missing
 from provisioning.backends.kubernetes.fence import Ground
+from provisioning.backends.kubernetes.healing import Healing
 from provisioning.backends.kubernetes.holdings import Holdings, read_holdings
 from provisioning.backends.kubernetes.inventory import take_inventory
 from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, meta
@@ -50,6 +51,7 @@ class KubernetesBackend:
     def __init__(self, settings: KubernetesSettings) -> None:
         self._settings = settings
         self._api = Api(partial(connect, settings.kubeconfig), Gate(settings.budget))
+        self._healing = Healing()
 
     @property
     def requests(self) -> int:
@@ -79,6 +81,8 @@ class KubernetesBackend:
             Permanent: something that only a person can mend.
         """
         nodes = tuple(nodes)
+        if not nodes:
+            self._healing.begin(desired.cluster_id)
         ground = self._enter_or_found(desired, epoch)
         held = read_holdings(self._api, ground)
         idle = [node for node in nodes if node not in held.alive]

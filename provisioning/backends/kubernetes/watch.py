@@ -7,6 +7,7 @@ what is new, other or gone. A reflector that ends for any other reason ends the 
 
 from __future__ import annotations
 
+import json
 import logging
 import queue
 import random
@@ -19,8 +20,8 @@ from uuid import UUID
 from common.errors import Permanent, Temporary
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.errors import Expired
-from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, OWNED, POD, Kind, Object, meta
-from provisioning.backends.kubernetes.names import CLUSTER, cluster_of
+from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, OWNED, POD, Kind, Object, meta, notes_in
+from provisioning.backends.kubernetes.names import CLUSTER, EPOCH, cluster_of
 from provisioning.errors import RegionUnreachable
 
 logger = logging.getLogger(__name__)
@@ -93,14 +94,28 @@ class Reflector:
                 self.told.put(cluster_id)
 
     def _note(self, one: Object) -> UUID | None:
-        cluster_id, about = cluster_of(one), meta(one)
-        if cluster_id is not None:
-            self._known[str(about["uid"])] = (str(about.get("resourceVersion", "")), cluster_id)
+        """Remember an object; whose it is, unless nothing about it is new."""
+        cluster_id, uid = cluster_of(one), str(meta(one)["uid"])
+        if cluster_id is None or self._known.get(uid) == (_mark(one), cluster_id):
+            return None
+        self._known[uid] = (_mark(one), cluster_id)
         return cluster_id
 
     def _forget(self, one: Object) -> UUID | None:
         self._known.pop(str(meta(one)["uid"]), None)
         return cluster_of(one)
+
+
+def _mark(one: Object) -> str:
+    """Return what changes with an object, for whoever looks at clusters.
+
+    Every turn that writes raises a namespace's epoch first. Were that news, a turn that fails would wake the next one.
+    """
+    about = meta(one)
+    if EPOCH not in notes_in(one) or about.get("deletionTimestamp"):
+        return str(about.get("resourceVersion", ""))
+    others = {name: value for name, value in notes_in(one).items() if name != EPOCH}
+    return json.dumps([about.get("labels"), others], sort_keys=True)
 
 
 class Watch:

@@ -7,7 +7,7 @@ import threading
 import time
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_OID, uuid5
+from uuid import NAMESPACE_OID, uuid4, uuid5
 
 import pytest
 
@@ -16,6 +16,7 @@ from provisioning.backends.engine.door import Limits
 from provisioning.backends.kubernetes import api as api_module
 from provisioning.backends.kubernetes.budget import FAILURES_TO_OPEN, OPEN_SECONDS, Gate
 from provisioning.backends.kubernetes.errors import Changed, Expired, Missing, refusal
+from provisioning.backends.kubernetes.healing import MAX_HEALS, Healing
 from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD
 from provisioning.backends.kubernetes.settings import Budget
 from provisioning.backends.kubernetes.watch import Watch
@@ -219,3 +220,34 @@ def test_a_reflector_that_dies_ends_the_watch(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="reflector"):
             next(changes)
     assert threading.active_count() < 50
+
+
+def test_a_turn_that_only_raised_the_fence_is_no_news(tmp_path: Path) -> None:
+    def fenced(epoch: str, version: str, **notes: str) -> dict[str, Any]:
+        found = one("a", version)
+        found["metadata"]["annotations"] = {"flowplane.dev/epoch": epoch, **notes}
+        return found
+
+    start = Reply(body={"metadata": {"resourceVersion": "5"}, "items": [fenced("1", "5")]})
+    raised = {"type": "MODIFIED", "object": fenced("2", "6")}
+    other = {"type": "MODIFIED", "object": one("b", "7")}
+    with scripted(start, Reply(lines=(raised, other), hangs=True)) as server:
+        assert take(client_of(kubeconfig(tmp_path, server.port)), 2) == [cluster("a"), cluster("b")]
+    noted = {"type": "MODIFIED", "object": fenced("2", "6", note="x")}
+    with scripted(start, Reply(lines=(noted,), hangs=True)) as server:
+        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,)).run()
+        assert str(next(changes)) == cluster("a")
+        changes.close()
+
+
+def test_what_is_changed_again_and_again_is_left_alone_for_a_while() -> None:
+    now = [0.0]
+    healing = Healing(clock=lambda: now[0])
+    one_cluster, other = uuid4(), uuid4()
+    for _ in range(MAX_HEALS):
+        healing.begin(one_cluster)
+    with pytest.raises(Temporary, match="again and again") as refused:
+        healing.begin(one_cluster)
+    healing.begin(other)
+    now[0] += refused.value.retry_after_seconds + 1
+    healing.begin(one_cluster)
