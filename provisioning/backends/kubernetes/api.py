@@ -17,9 +17,8 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
-from urllib3.exceptions import HTTPError, ProtocolError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
-from common.errors import Temporary
 from provisioning.backends.engine.door import Answer, Limits
 from provisioning.backends.kubernetes.budget import Gate
 from provisioning.backends.kubernetes.connection import Connection
@@ -32,6 +31,8 @@ TIMEOUT = urllib3.Timeout(connect=2.0, read=8.0)
 PAGE = 500
 # The server sends a bookmark about every minute; a watch without a sign of life for longer is a dead one.
 SILENCE_SECONDS = 75.0
+# What the server answers when it does not reach a pod, or there is none.
+UNREACHED = frozenset({404, 500, 502, 503, 504})
 METADATA_ONLY = "application/json;as=PartialObjectMetadata{list};g=meta.k8s.io;v=v1"
 # A busy server is asked again within the same call once, if it wants no more time than this.
 MAX_PAUSE_SECONDS = 2.0
@@ -155,9 +156,11 @@ class Api:
         accept = METADATA_ONLY.format(list="")
         request = Request("GET", kind.path(), f"watch of {kind.plural}", query, accept=accept)
         self._gate.take_token()
-        response = self._send(
-            request, self._current(), urllib3.Timeout(connect=2.0, read=SILENCE_SECONDS), is_stream=True
-        )
+        patience = urllib3.Timeout(connect=2.0, read=SILENCE_SECONDS)
+        try:
+            response = self._send(request, self._current(), patience, is_stream=True)
+        except ReadTimeoutError as error:
+            raise self._silence(error) from error
         with closing(response):
             if response.status >= 400:
                 self._refuse(response, request)
@@ -173,20 +176,22 @@ class Api:
         """Ask a program in a pod, through the API server; None when it does not answer."""
         place = f"/api/v1/namespaces/{namespace}/pods/{pod}:{port}/proxy/{path}"
         request = Request(method, place, "pod's answer", {}, body)
+        timeout = urllib3.Timeout(connect=limits.connect, read=limits.read)
         with self._gate.passing():
             try:
-                response = self._send(
-                    request, self._current(), urllib3.Timeout(connect=limits.connect, read=limits.read)
-                )
-            except Temporary:
+                response = self._insist(request, timeout)
+            except ReadTimeoutError:
+                # The engine's silence, not the region's: the breaker is not for this.
                 return None
-        if response.status in {502, 503, 504} and _is_the_servers(response):
-            return None
+        if response.status >= 400 and _is_the_servers(response):
+            if response.status in UNREACHED:
+                return None
+            self._refuse(response, request)
         return Answer(response.status, response.data)
 
     def _ask(self, request: Request) -> Object:
         with self._gate.passing():
-            response = self._insist(request)
+            response = self._say(request)
         if response.status >= 400:
             self._refuse(response, request)
         self._note_time(response.headers.get("Date"))
@@ -195,13 +200,23 @@ class Api:
         except (ValueError, TypeError) as error:
             raise RegionUnreachable("The region's answer cannot be read.", internal=repr(error)[:300]) from error
 
-    def _insist(self, request: Request) -> urllib3.BaseHTTPResponse:
-        """Ask, and once more with fresh credentials when they are refused."""
+    def _say(self, request: Request) -> urllib3.BaseHTTPResponse:
+        try:
+            return self._insist(request, TIMEOUT)
+        except ReadTimeoutError as error:
+            raise self._silence(error) from error
+
+    def _insist(self, request: Request, timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
+        """Ask, and once more with fresh credentials when they are refused.
+
+        Raises:
+            ReadTimeoutError: the connection stands, and no answer came.
+        """
         connection = self._current()
-        response = self._send(request, connection, TIMEOUT)
-        if response.status == UNAUTHORIZED:
+        response = self._send(request, connection, timeout)
+        if response.status == UNAUTHORIZED and _is_the_servers(response):
             self._renew(connection)
-            response = self._send(request, self._current(), TIMEOUT)
+            response = self._send(request, self._current(), timeout)
         return response
 
     def _send(
@@ -230,6 +245,8 @@ class Api:
                 # A connection that the server had closed meanwhile.
                 if is_last:
                     raise self._silence(error) from error
+            except ReadTimeoutError:
+                raise
             except HTTPError as error:
                 raise self._silence(error) from error
             else:
@@ -283,9 +300,9 @@ def _to_event(event: Mapping[str, Any]) -> tuple[str, Object]:
 
 
 def _is_the_servers(response: urllib3.BaseHTTPResponse) -> bool:
-    """Whether the API server itself says that it does not reach the pod: a broker's own 503 is an answer."""
+    """Whether the API server itself speaks, and not a pod behind it: a broker's own 503 is an answer."""
     try:
         return bool(response.json().get("kind") == "Status")
     except (ValueError, AttributeError):
-        # What the proxy says in plain words, such as "error trying to reach service".
+        # What the proxy says in plain words.
         return b"trying to reach service" in response.data or b"proxy error" in response.data

@@ -23,6 +23,7 @@ from provisioning.backends.kubernetes.watch import Watch
 from provisioning.errors import NoCapacity, RegionUnreachable
 from tests.provisioning.backends.apiserver import Reply, client_of, kubeconfig, scripted
 
+UNKNOWN = Reply(401, {"kind": "Status", "message": "Unauthorized"})
 TERMINATING = {"reason": "Forbidden", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
 
 
@@ -70,7 +71,7 @@ def test_a_region_that_is_busy_is_left_alone_for_as_long_as_it_asks(tmp_path: Pa
 
 
 def test_refused_credentials_are_read_anew_once(tmp_path: Path) -> None:
-    with scripted(Reply(), Reply(401), Reply(), Reply(401)) as server:
+    with scripted(Reply(), UNKNOWN, Reply(), UNKNOWN) as server:
         path = kubeconfig(tmp_path, server.port)
         api = client_of(path)
         api.get(CONFIG_MAP, "a", "x")
@@ -151,6 +152,28 @@ def test_a_broker_that_the_region_does_not_reach_is_silent_and_its_own_refusal_i
     assert answers[2] is not None
     assert answers[2].content == {"1": {}}
     assert server.asked[0].path == "/api/v1/namespaces/ns/pods/broker-0:9600/proxy/actuator/x"
+
+
+def test_an_engine_that_hangs_is_silent_and_its_region_is_not(tmp_path: Path) -> None:
+    limits = Limits(connect=0.2, read=0.2)
+    with scripted(Reply(lines=(), hangs=True)) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        for _ in range(FAILURES_TO_OPEN + 1):
+            assert api.ask_pod("ns", "broker-0", 9600, "GET", "actuator/x", None, limits) is None
+        server.script = [Reply()]
+        assert api.get(CONFIG_MAP, "a", "x") == {}
+
+
+def test_what_the_region_refuses_is_not_taken_for_the_engines_word(tmp_path: Path) -> None:
+    forbidden = Reply(403, {"kind": "Status", "message": 'pods "a" is forbidden: User "us" cannot create'})
+    with scripted(UNKNOWN, Reply(409, {"message": "engine"}), forbidden) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        answer = api.ask_pod("ns", "broker-0", 9600, "POST", "actuator/x", {}, Limits(1, 1))
+        with pytest.raises(Permanent, match="does not allow us"):
+            api.ask_pod("ns", "broker-0", 9600, "POST", "actuator/x", {}, Limits(1, 1))
+
+    assert answer is not None
+    assert answer.status == 409
 
 
 # --- the watch --------------------------------------------------------------------------------------------------------
