@@ -1,7 +1,8 @@
 """Let only the newest turn act on a cluster: its namespace carries the highest epoch that was seen.
 
 What was deleted has no namespace any more; its epoch is remembered in `flowplane-system`. A turn that makes a namespace
-looks there before and after: whoever deletes writes there first, so one of the two sees the other.
+looks there after that and takes it back if need be: whoever deletes writes there first, so one of the two sees the
+other. Looking before as well would cost every first start a request.
 """
 
 from __future__ import annotations
@@ -94,8 +95,7 @@ def enter(api: Api, cluster_id: UUID, epoch: int, notes: Mapping[str, str | None
 
 
 def found(api: Api, desired: DesiredCluster, epoch: int) -> Ground:
-    """Make a cluster's namespace. Three requests. Raises as `enter`, and `Changed` when it is there by now."""
-    require_not_deleted(api, desired.cluster_id, epoch)
+    """Make a cluster's namespace. Two requests. Raises as `enter`, and `Changed` when it is there by now."""
     made = api.create(NAMESPACE, "", namespace_for(desired, epoch))
     ground = _ground(desired.cluster_id, made, is_new=True)
     try:

@@ -293,7 +293,9 @@ class BackendContract:
 
         with pytest.raises(Fenced):
             stage.another_backend().start(desired, desired.nodes, epoch=old)
-        assert not stage.backend.observe(desired).exists
+        # What it had begun it has to take back itself: nobody looks after the cluster any more.
+        await_sight(stage.backend, desired, lambda sight: not sight.exists)
+        assert stage.count_engines(desired.cluster_id) == 0
 
     # --- what an engine works on ---
 
