@@ -165,7 +165,7 @@ def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) 
             "size": {"cpuMillis": 50},
             "image": {"pullPolicy": "IfNotPresent"},
             "networkPolicy": {"clientsFrom": EDGE},
-            "backupStore": {"network": {"cidr": f"{address}/32", "port": STORE_PORT}},
+            **({"backupStore": {"network": {"cidr": f"{address}/32", "port": STORE_PORT}}} if store else {}),
         },
         store=store,
     )
