@@ -168,6 +168,6 @@ spec:
   containers:
     - name: nothing
       image: example.invalid/nothing:1
-      resources: {requests: {memory: 64Gi}}
+      resources: {requests: {memory: 16Mi}}
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 """
