@@ -1,16 +1,18 @@
 # Every target sets up what it needs first; a second run finds it in place.
 # Settings: FLOWPLANE_HOME (state), FLOWPLANE_CACHE (downloads), and the ports FLOWPLANE_WEB_PORT,
-# FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT.
+# FLOWPLANE_WEB_TLS_PORT and FLOWPLANE_STORE_PORT. Tests only: FLOWPLANE_TEST_KUBECONFIG (docs/testing.md).
 
 PYTHON ?= python3
 BIN := .venv/bin
 SETUP := $(PYTHON) -m embedded.setup
 EMBEDDED := $(BIN)/python -m embedded
+TESTBED := $(BIN)/python -m testbed
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
+.PHONY: test-kubernetes testbed-up testbed-down testbed-status
 .PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
 
 help: ## Say what there is to make
@@ -47,7 +49,21 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --quiet tests/architecture/test_migrations.py
 
 test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos" $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes" $(ARGS)
+
+# With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
+test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (10 minutes the first time)
+	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest -m kubernetes $(ARGS)
+
+testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
+	@exec $(TESTBED) up $(TIER)
+
+testbed-down: setup-development ## End it and remove its state
+	@exec $(TESTBED) down
+
+testbed-status: setup-development ## Say what of it runs, where, and in how much memory
+	@exec $(TESTBED) status
 
 chaos: setup-development ## What is left out there for time: every kill, long lives, 1,000 random kills (SEED=1; hours)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m chaos $(ARGS)

@@ -9,7 +9,14 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embedded import backups, demo, parts
-from embedded.environment import ROLES, chosen_ports, detached_environment, environment, refuse_foreign_settings
+from embedded.environment import (
+    ROLES,
+    TEST_KUBECONFIG,
+    chosen_ports,
+    detached_environment,
+    environment,
+    refuse_foreign_settings,
+)
 from embedded.errors import SetupError
 from embedded.home import locate
 from embedded.machine import take_down
@@ -29,9 +36,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         if options.action == "detached":
             return _become(options.command, detached_environment())
-        refuse_foreign_settings()
         if options.action == "bench":
+            refuse_foreign_settings(also=(TEST_KUBECONFIG,))
             return run_on_bench(words_of(options.command))
+        refuse_foreign_settings()
         if options.action == "demo":
             return demo.run(locate(), chosen_ports(), once=options.once)
         if options.action == "down":

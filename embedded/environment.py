@@ -28,6 +28,10 @@ OWN = (
     "FLOWPLANE_WEB_TLS_PORT",
     "FLOWPLANE_STORE_PORT",
 )
+# Names the Kubernetes that tests may use. Tests see it under the second name: the product refuses FLOWPLANE_ variables
+# that it does not know, and this one is none of its business.
+TEST_KUBECONFIG = "FLOWPLANE_TEST_KUBECONFIG"
+TEST_KUBECONFIG_INSIDE = "TESTBED_KUBECONFIG"
 # Settings of the product that a person may choose for the demo; all the others follow from the home.
 CHOOSABLE = tuple(
     f"FLOWPLANE_{name}"
@@ -93,14 +97,14 @@ def _port(environ: Mapping[str, str], variable: str, default: int) -> int:
     return int(given)
 
 
-def refuse_foreign_settings(environ: Mapping[str, str] | None = None) -> None:
-    """Stop at a FLOWPLANE_ variable that the demo would have to ignore.
+def refuse_foreign_settings(environ: Mapping[str, str] | None = None, *, also: tuple[str, ...] = ()) -> None:
+    """Stop at a FLOWPLANE_ variable that we would have to ignore; `also` may be set as well.
 
     Raises:
         SetupError: names it and those that may be set.
     """
     environ = os.environ if environ is None else environ
-    known = {*OWN, *CHOOSABLE}
+    known = {*OWN, *CHOOSABLE, *also}
     if unknown := sorted(name for name in environ if name.startswith("FLOWPLANE_") and name not in known):
         raise SetupError(
             f"{', '.join(unknown)}: the embedded mode makes this setting itself, or does not know it. Remove it from "

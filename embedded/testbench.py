@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import shutil
 import socket
 import subprocess
@@ -13,7 +14,13 @@ from typing import TYPE_CHECKING
 
 from embedded import broker, certificates, database, keyring, parts, store
 from embedded.accounts import service_account
-from embedded.environment import Ports, base_environment, environment
+from embedded.environment import (
+    TEST_KUBECONFIG,
+    TEST_KUBECONFIG_INSIDE,
+    Ports,
+    base_environment,
+    environment,
+)
 from embedded.errors import SetupError
 from embedded.files import alone
 from embedded.home import Home, locate, prepare
@@ -137,7 +144,10 @@ def run_on_bench(command: Sequence[str]) -> int:
     try:
         bench.start()
         bench.migrate()
-        with subprocess.Popen(command, cwd=CHECKOUT, env=bench.environment("app")) as child, passed_on(child):
+        variables = bench.environment("app")
+        if given := os.environ.get(TEST_KUBECONFIG):
+            variables[TEST_KUBECONFIG_INSIDE] = given
+        with subprocess.Popen(command, cwd=CHECKOUT, env=variables) as child, passed_on(child):
             return child.wait()
     finally:
         with uninterrupted():

@@ -26,6 +26,7 @@ from tenants.models import Organization
 from tenants.roles import Role
 from tenants.scoping import leave_scope
 from tests.factories import Person, make_credential, make_organization, make_person
+from tests.kubernetes import Kubernetes, marked_cluster
 
 # The same examples at every run: what failed fails again.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
@@ -90,6 +91,12 @@ class RestClient(APIClient):
         """Answer one request."""
         with web_role():
             return super().request(**kwargs)
+
+
+@pytest.fixture(scope="session")
+def kubernetes() -> Kubernetes:
+    """A real Kubernetes that was made for tests; only for tests marked `kubernetes`."""
+    return marked_cluster()
 
 
 @pytest.fixture

@@ -6,6 +6,7 @@ import sys
 import pytest
 
 from embedded.environment import (
+    TEST_KUBECONFIG,
     Ports,
     base_environment,
     chosen_ports,
@@ -72,6 +73,13 @@ def test_the_same_home_is_found_again_from_the_chosen_settings(home: Home) -> No
 def test_a_setting_that_the_demo_would_ignore_is_refused_by_name() -> None:
     with pytest.raises(SetupError, match=r"^FLOWPLANE_DATABASE_URL: the embedded mode makes this setting itself"):
         refuse_foreign_settings({"FLOWPLANE_DATABASE_URL": "postgresql://prod", "FLOWPLANE_HOME": "/srv"})
+
+
+def test_the_kubernetes_for_tests_may_be_named_for_tests_only() -> None:
+    given = {TEST_KUBECONFIG: "/srv/kubeconfig"}
+    refuse_foreign_settings(given, also=(TEST_KUBECONFIG,))
+    with pytest.raises(SetupError, match=TEST_KUBECONFIG):
+        refuse_foreign_settings(given)
 
 
 @pytest.mark.parametrize("given", ["80", "x", "65536", "-1"])

@@ -85,11 +85,15 @@ class Preparation:
     def _name(self) -> str:
         return f"the engine release {self._release.version}"
 
-    def _prepare(self) -> None:
+    def unpack(self) -> None:
+        """See that the distribution is in the cache; only for whoever holds the release's lock."""
         self._folder.sweep()
         if not self._folder.is_unpacked():
             with self._folder.scratch("fetch") as folder:
                 self._fetch(Path(folder))
+
+    def _prepare(self) -> None:
+        self.unpack()
         if not self._folder.is_ready():
             self.note(f"Warming up {self._name}, which makes every later start twice as fast.")
             program = Program(self._java, self._folder.distribution, self._release.main_class)

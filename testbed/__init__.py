@@ -1,0 +1,1 @@
+"""A real Kubernetes on one machine, for our tests: built from package registries only, without a container engine."""

@@ -1,0 +1,58 @@
+"""A real API server takes all that the chart makes, and keeps every field as it was given."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import yaml
+
+from tests.charts.cases import ALL, NAMESPACE, render
+from tests.kubernetes import Kubernetes
+
+pytestmark = pytest.mark.kubernetes
+
+# Of definitions that are not in every cluster.
+FOREIGN = {"TLSRoute", "ServiceMonitor"}
+
+
+@pytest.fixture(scope="module")
+def namespace(kubernetes: Kubernetes) -> Iterator[str]:
+    """A namespace as the chart wants it; nothing ever runs in it."""
+    labels = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+    kubernetes.apply(
+        json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})
+    )
+    yield NAMESPACE
+    kubernetes.kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+def differences(wanted: Any, kept: Any, path: str = "") -> Iterator[str]:
+    """Yield where something that was given is not there, or not as it was given; what the server adds is its own."""
+    if isinstance(wanted, dict) and isinstance(kept, dict):
+        for name, value in wanted.items():
+            yield from differences(value, kept.get(name), f"{path}.{name}")
+    elif isinstance(wanted, list) and isinstance(kept, list) and len(wanted) == len(kept):
+        for index, (value, other) in enumerate(zip(wanted, kept, strict=True)):
+            yield from differences(value, other, f"{path}[{index}]")
+    elif wanted != kept:
+        yield f"{path}: {wanted!r} is kept as {kept!r}"
+
+
+@pytest.mark.parametrize("name", ALL)
+def test_the_server_keeps_what_it_is_given(kubernetes: Kubernetes, namespace: str, helm: str, name: str) -> None:
+    objects = [found for found in render(helm, ALL[name]) if found["kind"] not in FOREIGN]
+    options = ("--server-side", "--field-manager=flowplane", "--dry-run=server", "--force-conflicts", "-o", "json")
+
+    answer = kubernetes.kubectl("apply", *options, "-f", "-", objects=yaml.safe_dump_all(objects))
+
+    kept = {(found["kind"], found["metadata"]["name"]): found for found in json.loads(answer)["items"]}
+    found = {
+        f"{wanted['kind']}/{wanted['metadata']['name']}": list(
+            differences(wanted, kept[wanted["kind"], wanted["metadata"]["name"]])
+        )
+        for wanted in objects
+    }
+    assert not {name: lines for name, lines in found.items() if lines}
