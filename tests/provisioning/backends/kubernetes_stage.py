@@ -42,8 +42,6 @@ subjects: [{kind: ServiceAccount, name: flowplane-region, namespace: kube-system
 """
 STORE_PORT = 9123
 EDGE = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flowplane-edge"}}}]
-# The testbed's policy agent takes an answer to the edge for a connection of the broker's own.
-ANSWERS = [{"to": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flowplane-edge"}}}]}]
 STARTER = """
 import os, pickle, signal, sys
 from provisioning.backends.kubernetes.backend import KubernetesBackend
@@ -167,7 +165,6 @@ def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) 
             "size": {"cpuMillis": 50},
             "image": {"pullPolicy": "IfNotPresent"},
             "networkPolicy": {"clientsFrom": EDGE},
-            "exporters": {"egress": ANSWERS},
             **({"backupStore": {"network": {"cidr": f"{address}/32", "port": STORE_PORT}}} if store else {}),
         },
         store=store,
