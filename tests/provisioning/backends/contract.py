@@ -23,6 +23,8 @@ from tests.provisioning.backends.tokens import EngineClient, Issuer, make_key
 PATIENCE_SECONDS = 180.0
 # A region may bring published keys to engines by its own slow ways: a kubelet looks once a minute.
 KEYS_SECONDS = 150.0
+# An engine is available before every router on the way to it has heard so.
+ROUTE_SECONDS = 30.0
 NOTICE_SECONDS = 3.0
 
 
@@ -133,6 +135,14 @@ def restore(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
     return await_sight(stage.backend, desired, lambda sight: sight.data in {Work.DONE, Work.FAILED})
 
 
+def await_answer(engine: EngineClient, token: str, seconds: float = ROUTE_SECONDS) -> None:
+    """Ask until this token is taken."""
+    deadline = time.monotonic() + seconds
+    while (status := engine.ask(token)) != "OK":
+        assert time.monotonic() < deadline, status
+        time.sleep(0.5)
+
+
 def client(stage: Stage, sight: ObservedCluster) -> EngineClient:
     assert sight.endpoint is not None
     return EngineClient(sight.endpoint.grpc, stage.authority)
@@ -190,6 +200,7 @@ class BackendContract:
     def check_tokens(self, stage: Stage, cluster: DesiredCluster, sight: ObservedCluster) -> None:
         """Its own token over TLS is accepted, every other one refused."""
         with client(stage, sight) as engine:
+            await_answer(engine, stage.issuer.token(cluster.audience))
             bad = {name: engine.ask(token) for name, token in stage.issuer.bad_tokens(cluster.audience).items()}
             assert engine.ask(stage.issuer.token(cluster.audience)) == "OK"
         assert bad == dict.fromkeys(bad, "UNAUTHENTICATED")
@@ -221,10 +232,7 @@ class BackendContract:
         with client(stage, sight) as engine:
             assert engine.ask(stage.issuer.token(cluster.audience)) == "UNAUTHENTICATED"
             stage.backend.publish_keys(stage.issuer.jwks())
-            deadline = time.monotonic() + KEYS_SECONDS
-            while (status := engine.ask(stage.issuer.token(cluster.audience))) != "OK":
-                assert time.monotonic() < deadline, status
-                time.sleep(1)
+            await_answer(engine, stage.issuer.token(cluster.audience), KEYS_SECONDS)
             assert engine.ask(stage.issuer.token(cluster.audience, key=old)) == "OK"
 
     def test_a_stopped_engine_keeps_data_and_address_while_a_new_audience_ends_all_old_tokens(
@@ -233,6 +241,7 @@ class BackendContract:
         before = start(stage, cluster)
         old_token = stage.issuer.token(cluster.audience)
         with client(stage, before) as engine:
+            await_answer(engine, old_token)
             engine.deploy(old_token)
 
         stopped = stop(stage, cluster)
@@ -243,6 +252,7 @@ class BackendContract:
         after = start(stage, changed)
 
         with client(stage, after) as engine:
+            await_answer(engine, stage.issuer.token(changed.audience))
             assert engine.run_deployed(stage.issuer.token(changed.audience)) > 0
             assert engine.ask(old_token) == "UNAUTHENTICATED"
         assert after.broker(0).digest == changed.digest != before.broker(0).digest
@@ -511,6 +521,7 @@ class BackendContract:
         assert sight.entrance in {None, True}
         assert sight.waits_for == ""
         with client(stage, sight) as engine:
+            await_answer(engine, token)
             bad = {name: engine.ask(token) for name, token in stage.issuer.bad_tokens(trio.audience).items()}
             assert engine.ask(token) == "OK"
         assert bad == dict.fromkeys(bad, "UNAUTHENTICATED")
