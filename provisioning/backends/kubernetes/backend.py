@@ -83,6 +83,8 @@ class KubernetesBackend:
         nodes = tuple(nodes)
         if not nodes:
             self._healing.begin(desired.cluster_id)
+        # Before anything is made: what the chart refuses must not leave an empty namespace behind.
+        self._charts.kinds(Wish(desired, desired.size.brokers))
         ground = self._enter_or_found(desired, epoch)
         held = read_holdings(self._api, ground)
         idle = [node for node in nodes if node not in held.alive]
