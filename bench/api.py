@@ -1,6 +1,6 @@
 """How much our REST door costs, beside bare views of REST framework on the same rows. Prints tables in Markdown.
 
-    python -m bench.api [--rows 1000000] [--pairs 9]
+    python -m bench.api [--rows 1000000] [--pairs 9] [--creations]
 
 A PostgreSQL of its own that waits for the disk, with one organization of so many clusters. Statements are counted by
 the server's log. CPU is measured in a process that answers WSGI calls, see `bench.api_inside`; wall time through the
@@ -52,12 +52,13 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rows", type=int, default=ROWS, help="clusters of the large organization")
     parser.add_argument("--pairs", type=int, default=PAIRS, help="how often each side is measured")
+    parser.add_argument("--creations", action="store_true", help="measure nothing but creations, by CPU and by wall")
     given = parser.parse_args()
     bench = Testbench()
     try:
         bench.start(durable=True)
         bench.migrate()
-        _Figures(bench, given.rows, given.pairs).show()
+        _Figures(bench, given.rows, given.pairs).show(only_creations=given.creations)
     finally:
         bench.stop()
     return 0
@@ -76,22 +77,27 @@ class _Figures:
         callers = json.loads(self._inside("callers", str(needed + 2 * CONNECTIONS), role="system"))
         self._large, *self._small = callers
 
-    def show(self) -> None:
+    def show(self, *, only_creations: bool) -> None:
         """The tables."""
         self._fill()
         self._count()
         print("\n### CPU of one request\n" + COST_HEAD, flush=True)
-        for program in ("create", "read"):
-            self._print(program)
+        self._print("create")
         self._bench.stop_broker()
         self._print("create-without-broker")
         self._bench.start_broker()
-        print("\n### Row-level security, by the statement\n", flush=True)
-        self._print("wall")
-        self._measure_wall()
+        if not only_creations:
+            self._show_reads()
+        self._measure_wall(only_creations=only_creations)
         print("\nWhat the programs said beside it:\n")
         for note in self._notes:
             print(f"- {note}")
+
+    def _show_reads(self) -> None:
+        print("\n### CPU of one reading request\n" + COST_HEAD, flush=True)
+        self._print("read")
+        print("\n### Row-level security, by the statement\n", flush=True)
+        self._print("wall")
 
     def _fill(self) -> None:
         organization = UUID(self._large["organization"])
@@ -151,20 +157,24 @@ class _Figures:
 
     # --- Wall time ---
 
-    def _measure_wall(self) -> None:
+    def _measure_wall(self, *, only_creations: bool) -> None:
         print(f"\n### Wall time through the web process\n\n{WALL_HEAD}", flush=True)
         own = iter([self._small[-1 - number] for number in range(2 * CONNECTIONS)])
         posts = {name: [next(own) for _ in range(CONNECTIONS)] for name in (OURS, BARE)}
         with _served(self._bench) as port:
             self._compare(port, "create", {name: self._creations(name, posts[name]) for name in (OURS, BARE)})
-            self._compare(port, "get", {name: self._gets(name) for name in (OURS, BARE)})
-            for connections in (1, CONNECTIONS):
-                self._compare(port, "list", self._lists(connections))
-            self._compare(port, "list", self._numbered())
+            if not only_creations:
+                self._compare_reads(port)
         self._bench.stop_broker()
         with _served(self._bench) as port:
             self._compare(port, "create, Redis down", {OURS: self._creations(OURS, posts[OURS])})
         self._bench.start_broker()
+
+    def _compare_reads(self, port: int) -> None:
+        self._compare(port, "get", {name: self._gets(name) for name in (OURS, BARE)})
+        for connections in (1, CONNECTIONS):
+            self._compare(port, "list", self._lists(connections))
+        self._compare(port, "list", self._numbered())
 
     def _compare(self, port: int, title: str, sides: Mapping[str, _Load]) -> None:
         """A row for each side: over all its rounds, and the rounds' medians against the first side's."""

@@ -6,7 +6,7 @@ takes a tenth of that. Whatever runs less often stays a query set.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import timedelta
 from functools import cache
 from itertools import islice
@@ -14,7 +14,8 @@ from typing import Any
 
 import psycopg
 from django.db import DEFAULT_DB_ALIAS, connection
-from django.db.models import Model
+from django.db.models import Field, Model
+from django.db.models.expressions import DatabaseDefault
 
 # A turn whose worker died so often in a row is not tried any more before a person has looked.
 MAX_DEATHS = 3
@@ -217,6 +218,28 @@ def history_statement(limit: int) -> str:
     """  # noqa: S608 - a number of ours
 
 
+# What a new cluster is made of, of which any may be missing from the offer.
+_OFFER = """
+SELECT {columns}
+FROM (SELECT) AS asked
+LEFT JOIN provisioning_region AS region ON region.slug = %(region)s::text AND region.is_open
+LEFT JOIN provisioning_plantype AS plan_type ON plan_type.slug = %(plan_type)s::text AND plan_type.is_offered
+LEFT JOIN provisioning_channel AS channel ON channel.slug = %(channel)s::text
+LEFT JOIN provisioning_release AS release ON CASE %(release)s::text
+    WHEN '' THEN release.version = channel.default_release_id
+    ELSE release.version = %(release)s::text AND release.is_offered AND EXISTS (
+        SELECT FROM provisioning_channel_releases AS member
+        WHERE member.channel_id = channel.slug AND member.release_id = release.version
+    )
+END
+"""
+
+
+def offer_statement(columns: str) -> str:
+    """Read what a new cluster is made of by its names; see `rules.checked_cluster`."""
+    return _OFFER.format(columns=columns)
+
+
 def claim_statement(columns: str, *, ttl: timedelta, is_named: bool) -> str:
     """Claim one due row and return all that a turn decides on; see `ClusterQuerySet.claim`.
 
@@ -280,7 +303,41 @@ def change(statement: str, parameters: Mapping[str, Any]) -> int:
         return int(cursor.rowcount)
 
 
-def _prepare(cursor: Any, statement: str, parameters: Mapping[str, Any]) -> None:
+def insert(*rows: Model) -> None:
+    """Write new rows of one model by one prepared statement, as saving each of them would; no signals are sent.
+
+    What they leave to the database they are told of, if there is one row. Values must be values, not expressions.
+    """
+    model = type(rows[0])
+    values: list[Any] = []
+    left = [field for field in model._meta.concrete_fields if isinstance(_value(field, rows[0]), DatabaseDefault)]
+    given = [field for field in model._meta.concrete_fields if field not in left]
+    for row in rows:
+        values += [field.get_db_prep_save(_value(field, row), connection) for field in given]
+    statement = _insertion(
+        model._meta.db_table, tuple(f.column for f in given), len(rows), tuple(f.column for f in left)
+    )
+    with connection.cursor() as cursor:
+        _prepare(cursor, statement, values)
+        told = cursor.fetchone() if left else ()
+    for field, value in zip(left, told, strict=True):
+        setattr(rows[0], field.attname, value)
+    for row in rows:
+        row._state.adding, row._state.db = False, DEFAULT_DB_ALIAS
+
+
+def _value(field: Field[Any, Any], row: Model) -> Any:
+    return field.pre_save(row, add=True)
+
+
+@cache
+def _insertion(table: str, columns: tuple[str, ...], rows: int, told: tuple[str, ...]) -> str:
+    places = ", ".join(["(" + ", ".join(["%s"] * len(columns)) + ")"] * rows)
+    returning = f" RETURNING {', '.join(told)}" if told else ""
+    return f"INSERT INTO {table} ({', '.join(columns)}) VALUES {places}{returning}"  # noqa: S608 - our own names
+
+
+def _prepare(cursor: Any, statement: str, parameters: Mapping[str, Any] | Sequence[Any]) -> None:
     """Run it through a cursor that prepares, inside Django's own wrapper, which counts it and translates errors."""
     server: psycopg.Connection[Any] = connection.connection
     server.prepare_threshold = 0  # at the first use; Django's own cursors put values into the text and never prepare

@@ -12,6 +12,7 @@ from provisioning import wakeups
 from provisioning.conditions import from_json, to_json
 from provisioning.models import Cluster, Operation, OperationStep
 from provisioning.services import backups
+from provisioning.statements import insert
 from provisioning.states import OPEN_STATES, ConditionType, OperationKind, OperationState, StepKind, StepState
 from tenants.actor import Actor
 
@@ -22,7 +23,7 @@ def open_operation(
     actor: Actor, row: Cluster, kind: OperationKind, steps: Sequence[StepKind], changes: Changes, **over: Any
 ) -> Operation:
     """Write an operation with its steps, and ring. `over` sets fields of one that is over as it begins."""
-    operation = Operation.objects.create(
+    operation = Operation(
         **over,
         organization_id=row.organization_id,
         cluster=row,
@@ -32,13 +33,21 @@ def open_operation(
         actor_kind=actor.kind.value,
         actor_label=actor.label,
     )
-    OperationStep.objects.bulk_create(
-        OperationStep(organization_id=row.organization_id, operation=operation, position=position, kind=step.value)
+    if over:
+        operation.save(force_insert=True)
+    else:
+        insert(operation)
+    if steps:
         # Position 0 is kept free for a step that turns out to be needed first.
-        for position, step in enumerate(steps, start=1)
-    )
+        insert(*(_step(operation, position, kind) for position, kind in enumerate(steps, start=1)))
     wakeups.ring(row.pk)
     return operation
+
+
+def _step(operation: Operation, position: int, kind: StepKind) -> OperationStep:
+    return OperationStep(
+        organization_id=operation.organization_id, operation=operation, position=position, kind=kind.value
+    )
 
 
 def supersede_operations(row: Cluster, *, error_code: str, sentence: str) -> None:

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,7 +15,7 @@ from django.db.models import Count, Max, Model, Q
 
 from billing import entitlements
 from common.errors import NotFound
-from provisioning import licences, planner
+from provisioning import licences, planner, statements
 from provisioning import selectors as read
 from provisioning.conditions import from_json
 from provisioning.errors import (
@@ -84,19 +85,20 @@ class Schedule:
 def checked_cluster(actor: Actor, request: ClusterRequest) -> Cluster:
     """An unsaved cluster that may be created; holds the organization's lock, so that limits are exact."""
     actor.require(Permission.CLUSTERS_WRITE)
+    region, plan_type, channel, release = _offered(request)
     row = Cluster(
         organization_id=actor.organization,
         name=clean_name(request.name),
         stage=_stage(request.stage),
-        region=_named(Region, request.region, "region", is_open=True),
-        plan_type=_named(PlanType, request.plan_type, "plan_type", is_offered=True),
-        channel=_named(Channel, request.channel, "channel"),
+        region=region or _named(Region, request.region, "region", is_open=True),
+        plan_type=plan_type or _named(PlanType, request.plan_type, "plan_type", is_offered=True),
+        channel=channel or _named(Channel, request.channel, "channel"),
     )
     row.partitions = row.plan_type.partitions
     # Before a backup is locked, as by a drill.
     lock_organization(actor.organization)
     if request.from_backup is None:
-        row.release = _release(row.channel, request.release)
+        row.release = release or _release(row.channel, request.release)
     else:
         _start_on(row, _usable_backup(actor.organization, request.from_backup), request.release)
     _require_licence(row.release, Stage(row.stage))
@@ -164,6 +166,26 @@ def _stage(word: str) -> Stage:
         return Stage(word)
     except ValueError as error:
         raise InvalidSpec(f"“{word}” is no stage. Choose one of: {', '.join(Stage)}.", field="stage") from error
+
+
+_OFFER = (("region", Region), ("plan_type", PlanType), ("channel", Channel), ("release", Release))
+
+
+@cache
+def _offer_statement() -> str:
+    return statements.offer_statement(statements.columns_of(_OFFER))
+
+
+def _offered(request: ClusterRequest) -> list[Any]:
+    """The region, plan type, channel and release that are asked for, in one prepared statement; None where there is
+    none, for which the caller finds the sentence."""
+    asked = {name: getattr(request, name) for name, _ in _OFFER}
+    if any("\0" in name for name in asked.values()):
+        return [None] * len(_OFFER)
+    values = statements.fetch(_offer_statement(), asked)
+    assert values is not None
+    rest = iter(values)
+    return [statements.instance(model, rest) for _, model in _OFFER]
 
 
 def _named(model: type[Any], slug: str, field: str, **must: Any) -> Any:

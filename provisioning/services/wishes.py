@@ -51,6 +51,7 @@ from provisioning.services.rules import (
 )
 from provisioning.services.trials import TRIAL
 from provisioning.spec import ClusterRequest, Lifecycle
+from provisioning.statements import insert
 from provisioning.states import (
     OPEN_STATES,
     BackupReason,
@@ -129,7 +130,7 @@ def create_cluster(*, actor: Actor, request: ClusterRequest) -> Operation:
     """
     row = checked_cluster(actor, request)
     row.audience = tenancy.open_audience(organization_id=row.organization_id, audience_id=row.pk)
-    row.save(force_insert=True)
+    insert(row)
     shown = ("name", "stage", "region_id", "plan_type_id", "release_id")
     changes = {name.removesuffix("_id"): [None, getattr(row, name)] for name in shown}
     if row.data_source_id is not None:
