@@ -51,6 +51,8 @@ KERNEL_SETTINGS = {
 PRIVATE_FOLDERS = ("/run", "/var/log")
 NODE_ADDRESS = "172.31.250.1"
 BRIDGE = "testbed0"
+# Every control plane has a sixteenth of it.
+SERVICE_NETWORKS = "10.96.0.0/12"
 END_SECONDS = 30.0
 
 
@@ -207,6 +209,8 @@ def inside_variables(bed: Bed, programs: Path, kubeconfig: Path) -> dict[str, st
         "PATH": f"{programs}:{os.environ.get('PATH', os.defpath)}",
         "TESTBED_HOME": str(bed.home),
         TEST_KUBECONFIG_INSIDE: str(kubeconfig),
+        # For a person with kubectl or Helm; the tests name theirs.
+        "KUBECONFIG": str(kubeconfig),
     }
 
 
@@ -239,6 +243,8 @@ def _furnish(bed: Bed) -> None:
         ("link", "add", BRIDGE, "type", "bridge"),
         ("address", "add", f"{NODE_ADDRESS}/24", "dev", BRIDGE),
         ("link", "set", BRIDGE, "up"),
+        # A Service's address is turned into a pod's only after a route to it was found, and there is no default one.
+        ("route", "add", SERVICE_NETWORKS, "dev", BRIDGE),
     ):
         run(["ip", *arguments], purpose="Making the testbed's network", cwd=CHECKOUT)
 

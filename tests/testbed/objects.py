@@ -1,4 +1,4 @@
-"""What the tests put into the testbed, as YAML."""
+"""What the tests put into the testbed, as YAML; PLACE stands for the namespace."""
 
 from __future__ import annotations
 
@@ -6,31 +6,31 @@ from __future__ import annotations
 SITE = """
 apiVersion: v1
 kind: Namespace
-metadata: {name: NAME, labels: {pod-security.kubernetes.io/enforce: restricted}}
+metadata: {name: PLACE, labels: {pod-security.kubernetes.io/enforce: restricted}}
 ---
 apiVersion: v1
 kind: ResourceQuota
-metadata: {name: quota, namespace: NAME}
+metadata: {name: quota, namespace: PLACE}
 spec: {hard: {pods: "4", requests.memory: 1Gi, persistentvolumeclaims: "4"}}
 ---
 apiVersion: v1
 kind: LimitRange
-metadata: {name: limits, namespace: NAME}
+metadata: {name: limits, namespace: PLACE}
 spec: {limits: [{type: Container, default: {cpu: 200m, memory: 64Mi}, defaultRequest: {cpu: 20m, memory: 32Mi}}]}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: web, namespace: NAME}
+metadata: {name: web, namespace: PLACE}
 spec: {clusterIP: None, publishNotReadyAddresses: true, selector: {app: web}, ports: [{name: http, port: 8080}]}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: site, namespace: NAME}
+metadata: {name: site, namespace: PLACE}
 spec: {selector: {app: web}, ports: [{name: http, port: 80, targetPort: 8080}]}
 ---
 apiVersion: apps/v1
 kind: StatefulSet
-metadata: {name: web, namespace: NAME}
+metadata: {name: web, namespace: PLACE}
 spec:
   serviceName: web
   replicas: 2
@@ -64,7 +64,7 @@ spec:
 ---
 apiVersion: v1
 kind: Pod
-metadata: {name: client, namespace: NAME, labels: {app: client}}
+metadata: {name: client, namespace: PLACE, labels: {app: client}}
 spec:
   terminationGracePeriodSeconds: 1
   securityContext: {runAsNonRoot: true, runAsUser: 1001, seccompProfile: {type: RuntimeDefault}}
@@ -109,16 +109,16 @@ spec:
 ENGINE = """
 apiVersion: v1
 kind: Namespace
-metadata: {name: NAME, labels: {pod-security.kubernetes.io/enforce: restricted}}
+metadata: {name: PLACE, labels: {pod-security.kubernetes.io/enforce: restricted}}
 ---
 apiVersion: v1
 kind: Service
-metadata: {name: gateway, namespace: NAME}
+metadata: {name: gateway, namespace: PLACE}
 spec: {selector: {app: broker}, ports: [{name: gateway, port: 26500}]}
 ---
 apiVersion: apps/v1
 kind: StatefulSet
-metadata: {name: broker, namespace: NAME}
+metadata: {name: broker, namespace: PLACE}
 spec:
   serviceName: brokers
   replicas: 1
@@ -160,7 +160,7 @@ spec:
 SIMULATED = """
 apiVersion: v1
 kind: Pod
-metadata: {name: simulated, namespace: NAME}
+metadata: {name: simulated, namespace: PLACE}
 spec:
   nodeSelector: {type: simulated}
   tolerations: [{key: kwok.x-k8s.io/node, operator: Exists}]
@@ -168,6 +168,6 @@ spec:
   containers:
     - name: nothing
       image: example.invalid/nothing:1
-      resources: {requests: {memory: 64Gi}}
+      resources: {requests: {memory: 16Mi}}
       securityContext: {allowPrivilegeEscalation: false, capabilities: {drop: [ALL]}}
 """

@@ -18,7 +18,7 @@ FETCH = ("curl", "--silent", "--fail", "--max-time", "2")
 @pytest.fixture(scope="module")
 def site(kubernetes: Kubernetes) -> Iterator[Namespace]:
     """Two web servers, ready, and a client."""
-    kubernetes.apply(objects.SITE.replace("NAME", NAME))
+    kubernetes.apply(objects.SITE.replace("PLACE", NAME))
     namespace = kubernetes.inside(NAME)
     try:
         namespace.kubectl("rollout", "status", "statefulset/web", "--timeout=90s")
@@ -115,7 +115,7 @@ def test_a_policy_lets_out_only_to_what_it_names(site: Namespace) -> None:
 
 
 def test_a_simulated_pod_is_ready_at_once_and_runs_nothing(site: Namespace) -> None:
-    site.kubectl("apply", "-f", "-", objects=objects.SIMULATED.replace("NAME", NAME))
+    site.kubectl("apply", "-f", "-", objects=objects.SIMULATED.replace("PLACE", NAME))
     try:
         site.kubectl("wait", "--for=condition=Ready", "pod/simulated", "--timeout=30s")
         assert site.get("pod/simulated")["spec"]["nodeName"].startswith("simulated-")

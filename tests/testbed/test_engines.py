@@ -24,7 +24,7 @@ def test_an_engine_answers_by_its_name(kubernetes: Kubernetes, version: str, tmp
     host = f"{cluster_id}.{kubernetes.domain}"
     namespace = kubernetes.inside(f"fp-{cluster_id}")
     certificate, key = make_certificate(tmp_path, host)
-    kubernetes.apply(objects.ENGINE.replace("NAME", namespace.name).replace("VERSION", version))
+    kubernetes.apply(objects.ENGINE.replace("PLACE", namespace.name).replace("VERSION", version))
     try:
         namespace.kubectl("create", "secret", "tls", "engine-tls", f"--cert={certificate}", f"--key={key}")
         namespace.kubectl("rollout", "status", "statefulset/broker", "--timeout=180s")
