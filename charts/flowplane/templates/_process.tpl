@@ -155,7 +155,7 @@ initContainers:
     image: {{ .image | quote }}
     imagePullPolicy: {{ .root.Values.image.pullPolicy }}
     workingDir: /srv/flowplane
-    command: [/bin/sh, -c, "until python manage.py migrate --check >/dev/null; do sleep 3; done"]
+    command: [/bin/sh, -c, "until python manage.py migrate --check >/dev/null; do sleep 5; done"]
     {{- include "flowplane.environment" . | nindent 4 }}
     {{- include "flowplane.mounts" . | nindent 4 }}
     {{- include "flowplane.resources" (get .root.Values .component) | nindent 4 }}
