@@ -50,6 +50,8 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 
 test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes" $(ARGS)
+	@$(if $(ARGS),,if [ "$$(id -u)" = 0 ]; then exec $(MAKE) test-kubernetes; \
+		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; fi)
 
 # With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (10 minutes the first time)

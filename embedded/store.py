@@ -24,6 +24,8 @@ BUCKET = "flowplane-backups"
 ACCESS_KEY = "flowplane"
 # The key comes in by the environment, where no list of processes shows it; an argument would be.
 SERVE = 'RCLONE_AUTH_KEY="$(cat "$1")" exec "$2" serve s3 --config /dev/null --addr "$3" "$4"'
+# A server that was killed leaves what it was writing, which is no object and yet keeps a folder that looks like one.
+TIDY = 'find "$4" -mindepth 2 \\( -name ".rclone_temp_put_*" -type f -o -type d -empty \\) -delete'
 
 
 def configure(home: Home) -> None:
@@ -41,7 +43,7 @@ def server_command(home: Home, parts: Parts, port: int) -> list[str]:
     """Return the argument list that serves in the foreground; SIGTERM stops it."""
     arguments = (_key_file(home), parts.rclone / "rclone", f"127.0.0.1:{port}", _data(home))
     # Its working folder is how a stray one is known.
-    return ["/bin/sh", "-c", f'cd "$5" && {SERVE}', "store", *map(str, arguments), str(home.store)]
+    return ["/bin/sh", "-c", f'cd "$5" && {TIDY}; {SERVE}', "store", *map(str, arguments), str(home.store)]
 
 
 def stop_strays(home: Home) -> None:

@@ -14,7 +14,7 @@ import pytest
 from tests.charts.cases import Values, merged
 from tests.charts.volumes import CHART
 from tests.kubernetes import Kubernetes, Namespace, eventually
-from tests.provisioning.backends.tokens import EngineClient, Issuer
+from tests.provisioning.backends.tokens import EngineClient, Issuer, insist
 from tests.testbed.test_engines import make_certificate
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
@@ -70,10 +70,12 @@ class Installation:
         return EngineClient(f"{self.values['cluster']['hostName']}:443", self.certificate)
 
     def last_word(self, pod: str) -> str:
-        """What the init container of a pod said last."""
-        (init,) = self.namespace.get("pod", pod)["status"]["initContainerStatuses"]
-        state = init["state"].get("terminated") or init["lastState"].get("terminated") or {}
-        return str(state.get("message", ""))
+        """What the init container of a pod said last, "" when nothing yet."""
+        for found in self.namespace.get("pods", f"--field-selector=metadata.name={pod}")["items"]:
+            for init in found["status"].get("initContainerStatuses", []):
+                state = init["state"].get("terminated") or init["lastState"].get("terminated") or {}
+                return str(state.get("message", ""))
+        return ""
 
 
 @pytest.fixture
@@ -108,7 +110,7 @@ def test_one_broker_serves_is_guarded_upgraded_and_taken_back(installation: Inst
         assert eventually(lambda: client.ask(installation.token) == "OK"), logs(installation)
         for name, token in installation.issuer.bad_tokens(installation.values["cluster"]["audience"]).items():
             assert client.ask(token) == "UNAUTHENTICATED", name
-        client.deploy(installation.token)
+        insist(lambda: client.deploy(installation.token))
     broker = f"broker-0.brokers.{installation.namespace.name}.svc"
     default = installation.namespace.cluster.inside("default")
     assert default.can("stranger", "getent", "hosts", broker), "the name is known"
@@ -121,13 +123,13 @@ def test_one_broker_serves_is_guarded_upgraded_and_taken_back(installation: Inst
     installation.wait()
     assert installation.last_word("broker-0") == f"data {NEW} 0\nformer {OLD} 0\n"
     with installation.client() as client:
-        assert client.run_deployed(installation.token) > 0
+        insist(lambda: client.run_deployed(installation.token))
 
     installation.set(release={"version": OLD, "servesRest": False}, letGo={"enabled": False})
     installation.wait()
     assert installation.last_word("broker-0") == f"data {OLD} 0\nformer none\n"
     with installation.client() as client:
-        assert client.run_deployed(installation.token) > 0
+        insist(lambda: client.run_deployed(installation.token))
 
 
 def test_what_cannot_start_says_why_in_its_pods_status(installation: Installation) -> None:
@@ -151,8 +153,8 @@ def test_three_brokers_serve(installation: Installation, mode: str) -> None:
     with installation.client() as client:
         assert eventually(lambda: client.ask(installation.token) == "OK"), logs(installation)
         assert eventually(lambda: set(client.leaders(installation.token)) == {1, 2, 3}, seconds=60)
-        client.deploy(installation.token)
-        assert client.run_deployed(installation.token) > 0
+        insist(lambda: client.deploy(installation.token))
+        insist(lambda: client.run_deployed(installation.token))
     quota = installation.namespace.get("resourcequota", "engine")["status"]
     assert quota["used"]["persistentvolumeclaims"] == quota["hard"]["persistentvolumeclaims"] == "3"
 

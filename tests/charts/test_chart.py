@@ -206,7 +206,9 @@ def test_nothing_opens_the_management_port(name: str, rendered: dict[str, list[O
 def test_only_whom_it_may_concern_reaches_the_clients_ports(rendered: dict[str, list[Object]], helm: str) -> None:
     clients = one(rendered["standalone-gateway"], "NetworkPolicy", "clients")["spec"]
     assert clients["podSelector"]["matchLabels"]["app.kubernetes.io/component"] == "gateway"
-    assert [port["port"] for port in clients["ingress"][0]["ports"]] == [26500, 8080]
+    assert [port["port"] for port in clients["ingress"][0]["ports"]] == [26500]
+    embedded = one(rendered["three-brokers"], "NetworkPolicy", "clients")["spec"]
+    assert [port["port"] for port in embedded["ingress"][0]["ports"]] == [26500, 8080]
     trial_ports = one(rendered["trial"], "NetworkPolicy", "clients")["spec"]["ingress"][0]["ports"]
     assert [port["port"] for port in trial_ports] == [26500], "this release has no REST to offer"
 
@@ -375,6 +377,15 @@ def test_tokens_are_asked_for_everywhere(objects: list[Object]) -> None:
         assert mounts["token-keys"] == "/keys/protocol/openid-connect"
         (keys,) = (volume for volume in template["spec"]["volumes"] if volume["name"] == "token-keys")
         assert keys["configMap"]["name"] in ("token-keys", "my-keys")
+
+
+def test_a_gateway_of_its_own_has_no_rest(rendered: dict[str, list[Object]]) -> None:
+    """On 8.5.8 and 8.6.0 it answers REST to anybody, whatever its profile."""
+    objects = rendered["standalone-gateway"]
+    (gateway,) = one(objects, "Deployment", "gateway")["spec"]["template"]["spec"]["containers"]
+    told = variables(gateway)
+    assert (told["CAMUNDA_REST_ENABLED"], told["SERVER_ADDRESS"]) == ("false", "127.0.0.1")
+    assert [port["name"] for port in one(objects, "Service", "gateway")["spec"]["ports"]] == ["grpc"]
 
 
 def test_a_restore_is_set_up_as_its_broker_but_for_its_profile(rendered: dict[str, list[Object]]) -> None:

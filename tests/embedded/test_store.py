@@ -29,6 +29,19 @@ def test_the_store_keeps_what_it_is_given_over_a_restart(bench: Testbench) -> No
     assert client(bench).get_object(store.BUCKET, "a/b").data == b"kept"
 
 
+def test_what_a_killed_server_was_writing_is_no_object(bench: Testbench) -> None:
+    bench.start_store()
+    client(bench).put_object(store.BUCKET, "whole/a", io.BytesIO(b"kept"), 4)
+    client(bench).put_object(store.BUCKET, "torn/1", io.BytesIO(b"half"), 4)
+    whole = bench.home.store / "data" / store.BUCKET / "torn" / "1"
+    whole.rename(whole.with_name(".rclone_temp_put_1"))
+    store.stop_strays(bench.home)
+    bench.start_store()
+    found = {one.object_name for one in client(bench).list_objects(store.BUCKET)}
+    assert "whole/" in found
+    assert "torn/" not in found
+
+
 def test_the_store_refuses_another_key_and_shows_its_own_to_nobody(bench: Testbench) -> None:
     bench.start_store()
     secret = secret_file(bench.home, "backup_s3_secret_key").read_text()

@@ -96,6 +96,30 @@ spec:
   egress: [{ports: [{port: 53, protocol: UDP}, {port: 53, protocol: TCP}]}]
 """
 
+# Nobody reaches anybody, but for the client the web servers: a web server's answer is no connection of its own.
+ISOLATED = """
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: isolated}
+spec: {podSelector: {}, policyTypes: [Ingress, Egress]}
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: in}
+spec:
+  podSelector: {matchLabels: {app: web}}
+  policyTypes: [Ingress]
+  ingress: [{from: [{podSelector: {matchLabels: {app: client}}}]}]
+---
+apiVersion: networking.k8s.io/v1
+kind: NetworkPolicy
+metadata: {name: out}
+spec:
+  podSelector: {matchLabels: {app: client}}
+  policyTypes: [Egress]
+  egress: [{to: [{podSelector: {matchLabels: {app: web}}}]}, {ports: [{port: 53, protocol: UDP}]}]
+"""
+
 PRIVILEGED = """
 apiVersion: v1
 kind: Pod

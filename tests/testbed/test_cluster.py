@@ -114,6 +114,16 @@ def test_a_policy_lets_out_only_to_what_it_names(site: Namespace) -> None:
     assert eventually(lambda: site.can("client", *reach))
 
 
+def test_pods_that_are_isolated_both_ways_still_answer(site: Namespace) -> None:
+    site.kubectl("apply", "-f", "-", objects=objects.ISOLATED)
+    try:
+        assert eventually(lambda: not site.can("web-0", *FETCH, "http://web-1.web:8080/")), "a server asked another"
+        assert eventually(lambda: site.can("client", *FETCH, "http://web-1.web:8080/")), "an answer was held back"
+        assert not site.can("web-0", *FETCH, "http://web-1.web:8080/")
+    finally:
+        site.kubectl("delete", "networkpolicy", "isolated", "in", "out")
+
+
 def test_a_simulated_pod_is_ready_at_once_and_runs_nothing(site: Namespace) -> None:
     site.kubectl("apply", "-f", "-", objects=objects.SIMULATED.replace("PLACE", NAME))
     try:

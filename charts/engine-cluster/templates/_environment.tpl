@@ -37,7 +37,7 @@ performance file: the root is read-only. In JAVA_TOOL_OPTIONS, which every Java 
 {{/* Clients' side, management and tokens; the same for a broker and a gateway of its own. */}}
 {{- define "engine-cluster.environment.doors" -}}
 - name: SERVER_ADDRESS
-  value: 0.0.0.0
+  value: {{ .restAddress }}
 - name: SERVER_PORT
   value: "8080"
 # The engine has stopped serving by then, and an open connection would hold its end up for 30 s.

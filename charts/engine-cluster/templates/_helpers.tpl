@@ -66,6 +66,14 @@ limits:
 {{ ternary "gateway" "broker" (eq .Values.gateway.mode "standalone") }}
 {{- end }}
 
+{{/*
+Whether clients are offered REST; "" when not. A gateway of its own asks nobody for a token there, whatever its profile
+(seen on 8.5.8 and 8.6.0), so it has none.
+*/}}
+{{- define "engine-cluster.offersRest" -}}
+{{- if and .Values.release.servesRest (eq .Values.gateway.mode "embedded") }}true{{ end -}}
+{{- end }}
+
 {{- define "engine-cluster.podSecurity" -}}
 runAsNonRoot: true
 runAsUser: 1001
