@@ -268,6 +268,8 @@ TOKEN_LIFETIME_SECONDS = env.number("TOKEN_LIFETIME_SECONDS", 43_200)
 
 # --- Watching ourselves ----------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.text("METRICS_TOKEN", "")
+# Where worker, clock and watch leave their pulse for a probe (common/pulse.py).
+PULSE_FILE = Path(file) if (file := env.text("PULSE_FILE", "")) else None
 LOG_FORMAT = env.one_of("LOG_FORMAT", ("text", "json"), "text")
 LOGGING = {
     "version": 1,
