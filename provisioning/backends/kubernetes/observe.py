@@ -81,10 +81,10 @@ class Observation:
             brokers=tuple(self._broker(node) for node in sorted({*self._pods, *self._claims})),
             entrance=False if self._scene.drift else None,
             available=self._is_available,
-            healthy_partitions=len(self._healthy_partitions),
+            healthy_partitions=len(self._view.healthy_partitions),
             members=topology.members,
             is_rescaling=topology.is_changing,
-            is_balanced=self._is_single or not self._is_available or view.is_even or self._was_rebalanced,
+            is_balanced=self.is_single or not self._is_available or view.is_even or self._was_rebalanced,
             release=ReleaseState.READY,
             data=data,
             data_detail=data_detail,
@@ -111,11 +111,19 @@ class Observation:
 
     @property
     def asked(self) -> tuple[int, ...]:
-        """The brokers of several that are worth asking: none before enough of them are ready to hold a partition."""
+        """The brokers that are worth asking: none before enough of them are ready to hold a partition.
+
+        A broker of 8.5 is ready a moment before it leads, and its first command would fail.
+        """
         up = [node for node, pod in self._pods.items() if pod.is_engine_up and not pod.is_stopping]
         ready = [node for node in up if self._pods[node].is_ready]
         quorum = self._desired.size.replication_factor // 2 + 1
-        return tuple(sorted(up)) if not self._is_single and len(ready) >= quorum else ()
+        return tuple(sorted(up)) if len(ready) >= quorum else ()
+
+    @property
+    def is_single(self) -> bool:
+        """Whether it is, and was, an engine of one broker."""
+        return self._desired.size.brokers == 1 and len(self._pods) <= 1
 
     @property
     def ready(self) -> tuple[int, ...]:
@@ -141,10 +149,6 @@ class Observation:
         return any([*patience, *slow])
 
     @property
-    def _is_single(self) -> bool:
-        return self._desired.size.brokers == 1 and len(self._pods) <= 1
-
-    @property
     def _wished_replicas(self) -> int:
         return int(((self._scene.stateful_set or {}).get("spec") or {}).get("replicas", 0))
 
@@ -154,15 +158,8 @@ class Observation:
         return View(self._desired.size, self._scene.looks, stopping)
 
     @property
-    def _healthy_partitions(self) -> set[int]:
-        if self._is_single:
-            is_up = any(pod.is_ready for pod in self._pods.values())
-            return set(range(1, self._desired.size.partitions + 1)) if is_up else set()
-        return self._view.healthy_partitions
-
-    @property
     def _is_available(self) -> bool:
-        return self._healthy_partitions >= set(range(1, self._desired.size.partitions + 1))
+        return self._view.healthy_partitions >= set(range(1, self._desired.size.partitions + 1))
 
     def _broker(self, node: int) -> ObservedBroker:
         pod = self._pods.get(node)
@@ -228,7 +225,7 @@ class Observation:
         return work, "" if work is Work.DONE else "The backup is being fetched."
 
     def _say(self, node: int, words: str) -> str:
-        if self._is_single or not words:
+        if self.is_single or not words:
             return words
         return f"{name_of(node, self._desired.size.brokers)}: {words}"
 
@@ -253,10 +250,8 @@ class Observation:
                 return self._warning(pod, words)
             if words and node in self._view.looks and not self._view.looks[node].answered:
                 return words
-        if self._is_single:
-            return ""
         if not self._scene.looks:
-            return "The brokers look for each other."
+            return "" if self.is_single else "The brokers look for each other."
         return self._view.waits_for()
 
     def _warning(self, pod: Pod | None, words: str) -> str:

@@ -82,7 +82,11 @@ def claim(node: int = 0, contents: Contents | None = None) -> dict[str, Any]:
 
 
 def seen(wish: DesiredCluster = WISH, **parts: Any) -> ObservedCluster:
+    """What is reported; a broker that is asked says that it leads, unless a test has it say something else."""
     whole = {"namespace": namespace(), "stateful_set": workload(), "claims": (claim(),), "now": NOW, **parts}
+    if "looks" not in whole and wish.size.brokers == 1:
+        asked = Observation(wish, Scene(**whole), SETTINGS).asked
+        whole["looks"] = {node: Look(answered=True, up=True, healthy=(1,)) for node in asked}
     return Observation(wish, Scene(**whole), SETTINGS).report()
 
 
@@ -107,6 +111,14 @@ def test_all_is_well() -> None:
     assert sight.endpoint.grpc == f"{CLUSTER_ID}.region.example:443"
     assert sight.endpoint.rest == ""
     assert plan(WISH, sight) is None
+
+
+def test_a_broker_that_is_ready_and_does_not_lead_yet_is_waited_for() -> None:
+    sight = seen(pods=(ready(),), looks={0: Look(answered=True, up=True)})
+
+    assert not sight.available
+    assert sight.waits_for == "The engine's partition 1 has no healthy leader yet."
+    assert isinstance(plan(WISH, sight), Wait)
 
 
 def test_where_an_edge_leads_to_rest_it_is_told() -> None:
