@@ -38,7 +38,7 @@ vitals = pulse.Vitals()
 class ConsumerLoop(bootsteps.StartStopStep):
     """Tells that the consumer's loop turns, from when it is connected until it loses the broker."""
 
-    requires = {"celery.worker.consumer.tasks:Tasks"}
+    requires = ("celery.worker.consumer.tasks:Tasks",)
 
     def __init__(self, parent: Any, **options: Any) -> None:
         """As Celery makes its steps."""

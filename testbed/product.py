@@ -71,9 +71,18 @@ def _make_rootfs(folder: Path) -> None:
 
 def _make_wheels(folder: Path) -> None:
     """Install the lock file's wheels, for the image's Python, into a folder."""
-    argv = [VENV / "bin" / "uv", "pip", "install", "--quiet", "--no-deps", "--require-hashes", "--only-binary", ":all:"]
+    argv = [
+        str(VENV / "bin" / "uv"),
+        "pip",
+        "install",
+        "--quiet",
+        "--no-deps",
+        "--require-hashes",
+        "--only-binary",
+        ":all:",
+    ]
     argv += ["--python-version", PYTHON, "--python-platform", "x86_64-unknown-linux-gnu"]
-    argv += ["--target", folder / "wheels", "--requirement", LOCK]
+    argv += ["--target", str(folder / "wheels"), "--requirement", str(LOCK)]
     with step("fetched the product's wheels"):
         run(argv, purpose="Fetching the product's wheels", cwd=folder)
     _compile(folder / "wheels")
