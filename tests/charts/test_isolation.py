@@ -1,22 +1,24 @@
 """Two tenants on one node: what a pod of one may reach and do, and that the policies are what holds it back.
 
 Everything that must not be reached is asked for by the same probe, in the same pod, once with the policies and once
-without them: without them all of it must be reached, or what is "not reached" would prove nothing.
+without them: without them all of it must be reached, or what is "not reached" would prove nothing. Who takes policies
+away waits until they hold again.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
 
 from tests.charts.installations import NEW, Installation, prepared
 from tests.kubernetes import Kubernetes, Namespace, Refused, eventually
-from tests.provisioning.backends.tokens import Issuer
+from tests.provisioning.backends.tokens import EngineClient, Issuer
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
@@ -49,6 +51,12 @@ BOX: dict[str, Any] = {
     "command": ["sleep", "infinity"],
     "securityContext": RESTRICTED,
 }
+CLAIM = {
+    "apiVersion": "v1",
+    "kind": "PersistentVolumeClaim",
+    "metadata": {"name": "more"},
+    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
+}
 UNREADY = {"exec": {"command": ["false"]}}
 
 
@@ -59,17 +67,16 @@ class Tenants:
     one: Installation
     other: Installation
 
-    @contextmanager
-    def without_policies(self) -> Iterator[None]:
-        """Take all policies of both away for a while: the network of somebody whose CNI does not know them."""
-        for each in (self.one, self.other):
-            each.set(networkPolicy={"enabled": False})
-            assert each.namespace.get("networkpolicy")["items"] == []
-        try:
-            yield
-        finally:
-            for each in (self.one, self.other):
-                each.set()
+
+@contextmanager
+def without_policies(installation: Installation) -> Iterator[None]:
+    """Take a tenant's policies away for a while: what is left is what a network that knows none does."""
+    installation.set(networkPolicy={"enabled": False})
+    assert installation.namespace.get("networkpolicy")["items"] == []
+    try:
+        yield
+    finally:
+        installation.set()
 
 
 @pytest.fixture(scope="module")
@@ -103,7 +110,7 @@ def metadata(tenants: Tenants) -> Iterator[str]:
     default.kubectl("apply", "-f", "-", objects=pod("metadata", box, hostNetwork=True, nodeName=node))
     default.kubectl("wait", "--for=condition=Ready", "pod/metadata", "--timeout=60s")
     yield f"{METADATA}:80"
-    default.kubectl("delete", "pod", "metadata", "--wait=false")
+    default.kubectl("delete", "pod", "metadata", "--wait=true")
 
 
 @pytest.fixture
@@ -165,44 +172,61 @@ def surroundings(tenants: Tenants, metadata: str) -> dict[str, str]:
     }
 
 
+def reaches(namespace: Namespace, source: str, targets: dict[str, str], wanted: Set[str]) -> bool:
+    """Tell whether soon exactly these of the targets are reached: a policy takes hold a moment after it is made."""
+    return eventually(lambda: reached(namespace, source, targets) == wanted, seconds=60)
+
+
 def test_a_broker_reaches_names_and_nothing_else(tenants: Tenants, metadata: str) -> None:
-    namespace = tenants.one.namespace
+    namespace, other = tenants.one.namespace, tenants.other.namespace
     allowed, forbidden = name_server(namespace.cluster), surroundings(tenants, metadata)
     everything = allowed | forbidden
     assert reached(namespace, "broker-0", everything) == allowed.keys()
-    resolved = namespace.in_pod("broker-0", "getent", "hosts", f"broker-0.brokers.{tenants.other.namespace.name}.svc")
-    assert tenants.other.namespace.get("pod/broker-0")["status"]["podIP"] in resolved
-    with tenants.without_policies():
-        assert eventually(lambda: reached(namespace, "broker-0", everything) == everything.keys()), "the probe is blind"
-    assert eventually(lambda: reached(namespace, "broker-0", everything) == allowed.keys())
+    resolved = namespace.in_pod("broker-0", "getent", "hosts", f"broker-0.brokers.{other.name}.svc")
+    assert other.get("pod/broker-0")["status"]["podIP"] in resolved
+    with without_policies(tenants.one):
+        theirs = {name for name in everything if name.startswith("the other's")}
+        assert reaches(namespace, "broker-0", everything, everything.keys() - theirs), "the other guards itself"
+        with without_policies(tenants.other):
+            assert reaches(namespace, "broker-0", everything, everything.keys()), "the probe is blind"
+    assert reaches(namespace, "broker-0", everything, allowed.keys())
 
 
 def test_a_pod_beside_the_broker_reaches_no_more(tenants: Tenants, metadata: str, neighbour: Namespace) -> None:
     own = doors(tenants.one, "own")
     allowed, forbidden = name_server(neighbour.cluster), own | surroundings(tenants, metadata)
     everything = allowed | forbidden
-    # The network learns of a pod a moment after it runs.
-    assert eventually(lambda: reached(neighbour, "neighbour", everything) == allowed.keys())
-    assert reached(neighbour, "neighbour", everything) == allowed.keys()
+    assert reaches(neighbour, "neighbour", everything, allowed.keys())
 
     # Nothing stops whoever may make pods here from calling one a broker; then it is a member, and no more than that.
     labels = neighbour.get("pod/broker-0")["metadata"]["labels"]
     chosen = ("app.kubernetes.io/name", "app.kubernetes.io/component", "flowplane.dev/cluster")
     neighbour.kubectl("label", "pod", "neighbour", *(f"{name}={labels[name]}" for name in chosen))
-    members = {"own 26501", "own 26502"}
-    assert eventually(lambda: reached(neighbour, "neighbour", everything) == allowed.keys() | members)
-    assert reached(neighbour, "neighbour", everything) == allowed.keys() | members
+    assert reaches(neighbour, "neighbour", everything, allowed.keys() | {"own 26501", "own 26502"})
 
-    with tenants.without_policies():
-        assert eventually(lambda: reached(neighbour, "neighbour", everything) == everything.keys())
+    with without_policies(tenants.one), without_policies(tenants.other):
+        assert reaches(neighbour, "neighbour", everything, everything.keys()), "the probe is blind"
+    assert reaches(neighbour, "neighbour", everything, allowed.keys() | {"own 26501", "own 26502"})
 
 
 def test_the_edge_reaches_the_clients_ports_and_no_other(tenants: Tenants) -> None:
     edge = tenants.one.namespace.cluster.inside("flowplane-edge")
     targets = doors(tenants.one, "one's") | doors(tenants.other, "other's")
     allowed = {f"{whose} {port}" for whose in ("one's", "other's") for port in (26500, 8080)}
-    assert eventually(lambda: reached(edge, "deployment/edge", targets) == allowed)
     assert reached(edge, "deployment/edge", targets) == allowed
+
+
+def test_the_node_itself_is_kept_from_nothing(tenants: Tenants, metadata: str) -> None:
+    """It has to be: the kubelet asks 9600 whether an engine is ready. So no pod may have the node's network."""
+    kubernetes = tenants.one.namespace.cluster
+    own = doors(tenants.one, "own")
+    assert reached(kubernetes.inside("default"), "metadata", own) == own.keys()
+    health = f"/api/v1/namespaces/{tenants.one.namespace.name}/pods/broker-0:9600/proxy/actuator/health/readiness"
+    assert "UP" in kubernetes.kubectl("get", "--raw", health)
+
+
+def answers(client: EngineClient, token: str) -> bool:
+    return client.ask(token) == "OK"
 
 
 def test_a_token_opens_its_own_cluster_only(tenants: Tenants) -> None:
@@ -210,7 +234,7 @@ def test_a_token_opens_its_own_cluster_only(tenants: Tenants) -> None:
     assert one.issuer is other.issuer, "the audience alone must tell them apart"
     for mine, theirs in ((one, other), (other, one)):
         with mine.client() as client:
-            assert eventually(lambda client=client, mine=mine: client.ask(mine.token) == "OK"), mine.logs()
+            assert eventually(partial(answers, client, mine.token)), mine.logs()
             assert client.ask(theirs.token) == "UNAUTHENTICATED"
             assert client.ask(mine.token) == "OK"
 
@@ -253,14 +277,6 @@ def test_the_plan_is_all_there_is(tenants: Tenants, neighbour: Namespace) -> Non
         create(neighbour, pod("third"))
 
 
-CLAIM = {
-    "apiVersion": "v1",
-    "kind": "PersistentVolumeClaim",
-    "metadata": {"name": "more"},
-    "spec": {"accessModes": ["ReadWriteOnce"], "resources": {"requests": {"storage": "1Mi"}}},
-}
-
-
 def create(namespace: Namespace, objects: str) -> None:
     """Let the API server judge it as if it were made.
 
@@ -290,6 +306,7 @@ def test_an_engine_holds_no_key_to_the_api(tenants: Tenants) -> None:
     assert not namespace.can("broker-0", *look)
 
     account = f"--as=system:serviceaccount:{namespace.name}:engine"
-    ask = ("-n", namespace.name, "auth", "can-i", "get", "secrets")
-    assert namespace.cluster.succeeds(*ask)
-    assert not namespace.cluster.succeeds(*ask, account)
+    for right in (("get", "secrets"), ("list", "pods"), ("create", "pods", "--subresource=exec")):
+        ask = ("-n", namespace.name, "auth", "can-i", *right)
+        assert namespace.cluster.succeeds(*ask)
+        assert not namespace.cluster.succeeds(*ask, account)
