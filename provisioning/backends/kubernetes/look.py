@@ -110,7 +110,7 @@ class Lookout:
         looks: dict[int, Look] = {}
         knows = is_single
         for node in nodes:
-            looks[node] = look_at(ProxyDoor(self.api, namespace, node), is_one_of_several=not knows)
+            looks[node] = look_at(ProxyDoor(self.api, namespace, node), is_one_of_several=not knows and len(nodes) > 1)
             knows = knows or looks[node].topology is not None
         return looks
 

@@ -26,6 +26,8 @@ from provisioning.spec import (
     Work,
 )
 
+# Seen: a second or two on a busy machine. The gateway learns of its partitions within this, too.
+FRESH_SECONDS = 30.0
 _EPOCH = datetime.fromtimestamp(0, UTC)
 # What Kubernetes says of a namespace that does not go, each true when it is so.
 _STUCK = (
@@ -111,19 +113,17 @@ class Observation:
 
     @property
     def asked(self) -> tuple[int, ...]:
-        """The brokers that are worth asking: none before enough of them are ready to hold a partition.
+        """The brokers that are worth asking.
 
-        A broker of 8.5 is ready a moment before it leads, and its first command would fail.
+        A single one calls itself ready a moment before it leads its partitions, so it is asked while that is fresh;
+        later, its readiness is enough. Of several none is asked before enough are ready to hold a partition.
         """
+        if self._is_single:
+            return tuple(node for node in self.ready if self._pods[node].ready_seconds(self._scene.now) < FRESH_SECONDS)
         up = [node for node, pod in self._pods.items() if pod.is_engine_up and not pod.is_stopping]
         ready = [node for node in up if self._pods[node].is_ready]
         quorum = self._desired.size.replication_factor // 2 + 1
         return tuple(sorted(up)) if len(ready) >= quorum else ()
-
-    @property
-    def is_single(self) -> bool:
-        """Whether it is, and was, an engine of one broker."""
-        return self._desired.size.brokers == 1 and len(self._pods) <= 1
 
     @property
     def ready(self) -> tuple[int, ...]:
@@ -156,6 +156,13 @@ class Observation:
     def _view(self) -> View:
         stopping = frozenset(node for node, pod in self._pods.items() if pod.is_stopping)
         return View(self._desired.size, self._scene.looks, stopping)
+
+    @property
+    def _healthy_partitions(self) -> set[int]:
+        if self._is_single and not self._scene.looks:
+            is_up = any(pod.is_ready for pod in self._pods.values())
+            return set(range(1, self._desired.size.partitions + 1)) if is_up else set()
+        return self._view.healthy_partitions
 
     @property
     def _is_available(self) -> bool:
@@ -251,7 +258,7 @@ class Observation:
             if words and node in self._view.looks and not self._view.looks[node].answered:
                 return words
         if not self._scene.looks:
-            return "" if self.is_single else "The brokers look for each other."
+            return "" if self._is_single else "The brokers look for each other."
         return self._view.waits_for()
 
     def _warning(self, pod: Pod | None, words: str) -> str:

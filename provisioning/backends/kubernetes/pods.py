@@ -69,6 +69,11 @@ class Pod:
     def is_ready(self) -> bool:
         return self._condition("Ready").get("status") == "True" and not self.is_stopping
 
+    def ready_seconds(self, now: datetime) -> float:
+        """Return for how long it has been ready, 0 when it is not."""
+        since = self._condition("Ready").get("lastTransitionTime")
+        return (now - parse_time(str(since))).total_seconds() if self.is_ready and since else 0.0
+
     @property
     def is_stopping(self) -> bool:
         return bool(meta(self.found).get("deletionTimestamp"))

@@ -113,12 +113,20 @@ def test_all_is_well() -> None:
     assert plan(WISH, sight) is None
 
 
-def test_a_broker_that_is_ready_and_does_not_lead_yet_is_waited_for() -> None:
-    sight = seen(pods=(ready(),), looks={0: Look(answered=True, up=True)})
+def test_a_single_broker_that_has_just_become_ready_is_asked_whether_it_leads() -> None:
+    fresh, old = ready(), ready()
+    for one, seconds in ((fresh, 2), (old, 300)):
+        one["status"]["conditions"][0]["lastTransitionTime"] = stamp(seconds)
 
-    assert not sight.available
-    assert sight.waits_for == "The engine's partition 1 has no healthy leader yet."
-    assert isinstance(plan(WISH, sight), Wait)
+    def asked(one: dict[str, Any]) -> tuple[int, ...]:
+        return Observation(WISH, Scene(namespace(), workload(), (one,), now=NOW), SETTINGS).asked
+
+    assert asked(fresh) == (0,)
+    assert asked(old) == ()
+    unled = seen(pods=(fresh,), looks={0: Look(True, True, ())})
+    assert not unled.available
+    assert unled.waits_for == "The engine's partition 1 has no healthy leader yet."
+    assert seen(pods=(fresh,), looks={0: Look(True, True, (1,))}).available
 
 
 def test_where_an_edge_leads_to_rest_it_is_told() -> None:
