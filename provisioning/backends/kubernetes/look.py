@@ -97,7 +97,7 @@ class Lookout:
         if first.needs_warnings:
             scene = replace(scene, warnings=self.api.find(EVENT, name, fields="type=Warning").items)
         if first.asked:
-            scene = replace(scene, looks=self._ask(name, first.asked, is_single=first.is_single))
+            scene = replace(scene, looks=self._ask(name, first.asked))
         is_going = bool(meta(namespace).get("deletionTimestamp"))
         if desired.lifecycle is Lifecycle.RUNNING and first.is_as_wished and not is_going:
             scene = replace(scene, drift=self._drift(desired, scene, name))
@@ -105,10 +105,10 @@ class Lookout:
             scene = replace(scene, backup=self._backup(desired, scene, first.ready))
         return scene
 
-    def _ask(self, namespace: str, nodes: tuple[int, ...], *, is_single: bool) -> dict[int, Look]:
-        """Ask each broker how it is, and of several the first that knows which brokers there are."""
+    def _ask(self, namespace: str, nodes: tuple[int, ...]) -> dict[int, Look]:
+        """Ask each broker how it is, and the first that knows which brokers there are."""
         looks: dict[int, Look] = {}
-        knows = is_single
+        knows = False
         for node in nodes:
             looks[node] = look_at(ProxyDoor(self.api, namespace, node), is_one_of_several=not knows and len(nodes) > 1)
             knows = knows or looks[node].topology is not None

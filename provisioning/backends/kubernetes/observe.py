@@ -83,10 +83,10 @@ class Observation:
             brokers=tuple(self._broker(node) for node in sorted({*self._pods, *self._claims})),
             entrance=False if self._scene.drift else None,
             available=self._is_available,
-            healthy_partitions=len(self._view.healthy_partitions),
+            healthy_partitions=len(self._healthy_partitions),
             members=topology.members,
             is_rescaling=topology.is_changing,
-            is_balanced=self.is_single or not self._is_available or view.is_even or self._was_rebalanced,
+            is_balanced=self._is_single or not self._is_available or view.is_even or self._was_rebalanced,
             release=ReleaseState.READY,
             data=data,
             data_detail=data_detail,
@@ -149,6 +149,10 @@ class Observation:
         return any([*patience, *slow])
 
     @property
+    def _is_single(self) -> bool:
+        return self._desired.size.brokers == 1 and len(self._pods) <= 1
+
+    @property
     def _wished_replicas(self) -> int:
         return int(((self._scene.stateful_set or {}).get("spec") or {}).get("replicas", 0))
 
@@ -166,7 +170,7 @@ class Observation:
 
     @property
     def _is_available(self) -> bool:
-        return self._view.healthy_partitions >= set(range(1, self._desired.size.partitions + 1))
+        return self._healthy_partitions >= set(range(1, self._desired.size.partitions + 1))
 
     def _broker(self, node: int) -> ObservedBroker:
         pod = self._pods.get(node)
@@ -232,7 +236,7 @@ class Observation:
         return work, "" if work is Work.DONE else "The backup is being fetched."
 
     def _say(self, node: int, words: str) -> str:
-        if self.is_single or not words:
+        if self._is_single or not words:
             return words
         return f"{name_of(node, self._desired.size.brokers)}: {words}"
 

@@ -82,11 +82,7 @@ def claim(node: int = 0, contents: Contents | None = None) -> dict[str, Any]:
 
 
 def seen(wish: DesiredCluster = WISH, **parts: Any) -> ObservedCluster:
-    """What is reported; a broker that is asked says that it leads, unless a test has it say something else."""
     whole = {"namespace": namespace(), "stateful_set": workload(), "claims": (claim(),), "now": NOW, **parts}
-    if "looks" not in whole and wish.size.brokers == 1:
-        asked = Observation(wish, Scene(**whole), SETTINGS).asked
-        whole["looks"] = {node: Look(answered=True, up=True, healthy=(1,)) for node in asked}
     return Observation(wish, Scene(**whole), SETTINGS).report()
 
 
