@@ -170,7 +170,7 @@ def _around(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
     home = ["--home", str(bed.home)]
     try:
         # Processes of their own: whoever has entered the testbed cannot end it.
-        for arguments in ([*home, "up", "all"], [*home, "product"], [*home, "run", *options.command]):
+        for arguments in ([*home, "up", "all"], [*home, "run", *options.command]):
             with subprocess.Popen(ourselves(arguments)) as child, passed_on(child):
                 status = child.wait()
             if status != 0:

@@ -21,7 +21,8 @@ from tests.charts.cases import Object, merged, run_helm
 from tests.charts.product_cases import CHART, TRIAL
 from tests.kubernetes import Kubernetes, Namespace, Refused, eventually
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
+# Wants the product's image: `python -m testbed up && python -m testbed product` before.
+pytestmark = [pytest.mark.kubernetes, pytest.mark.owed, pytest.mark.timeout(900)]
 
 NAMESPACE = "flowplane-trial"
 RELEASE = "trial"
