@@ -128,7 +128,9 @@ def test_somebody_signs_up(trial: Namespace) -> None:
     assert visitor.submit("/accounts/login/", login=login["email"], password=login["password"])
 
     assert visitor.is_signed_in
-    assert visitor.api("GET", "/me")["email"] == login["email"]
+    assert visitor.api("GET", "/me")["kind"] == "person"
+    members = visitor.api("GET", "/members")["items"]
+    assert [(member["email"], member["role"]) for member in members] == [(login["email"], "owner")]
 
 
 def test_it_is_ready_and_gets_somewhere(trial: Namespace) -> None:
