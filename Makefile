@@ -56,7 +56,7 @@ test: setup-development ## The test suite, on real servers and engines (ARGS='-k
 # With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (10 minutes the first time)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m kubernetes $(ARGS)
+		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)

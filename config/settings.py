@@ -240,6 +240,16 @@ CA_KEY_FILE = Path(env.text("CA_KEY_FILE"))
 ENGINE_USER = env.text("ENGINE_USER", "")
 ENGINE_PORTS = env.port_range("ENGINE_PORTS", "26500-26999")
 ENGINE_MEMORY_MIB = env.optional_number("ENGINE_MEMORY_MB")
+# Regions that are Kubernetes clusters: for each a kubeconfig and the chart's values, in files named by its slug.
+# Without a folder of kubeconfigs we run in the one such region there is, by our pod's account.
+KUBECONFIG_DIR = Path(folder) if (folder := env.text("KUBECONFIG_DIR", "")) else None
+REGION_VALUES_DIR = Path(folder) if (folder := env.text("REGION_VALUES_DIR", "")) else None
+CHART = Path(env.text("CHART", str(Path(__file__).resolve().parent.parent / "charts" / "engine-cluster")))
+HELM = env.text("HELM", "helm")
+ENGINE_IMAGE = env.text("ENGINE_IMAGE", "camunda/zeebe")
+# Under which ports the regions' edges lead clients to engines; REST only where one does.
+EDGE_PORT = env.number("EDGE_PORT", 443)
+EDGE_REST_PORT = env.optional_number("EDGE_REST_PORT")
 # Where engines put backups: an S3 interface, or nowhere.
 _store = env.all_or_none(
     "BACKUP_S3_ENDPOINT", "BACKUP_S3_REGION", "BACKUP_S3_BUCKET", "BACKUP_S3_ACCESS_KEY", "BACKUP_S3_SECRET_KEY"
@@ -258,6 +268,8 @@ TOKEN_LIFETIME_SECONDS = env.number("TOKEN_LIFETIME_SECONDS", 43_200)
 
 # --- Watching ourselves ----------------------------------------------------------------------------------------------
 METRICS_TOKEN = env.text("METRICS_TOKEN", "")
+# Where worker, clock and watch leave their pulse for a probe (common/pulse.py).
+PULSE_FILE = Path(file) if (file := env.text("PULSE_FILE", "")) else None
 LOG_FORMAT = env.one_of("LOG_FORMAT", ("text", "json"), "text")
 LOGGING = {
     "version": 1,

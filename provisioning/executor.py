@@ -7,10 +7,13 @@ from functools import cache
 from typing import assert_never
 
 from django.conf import settings
+from django.utils.module_loading import import_string
 
 from provisioning.backends.base import ClusterBackend
+from provisioning.backends.engine.store import BackupStore
+from provisioning.backends.kubernetes.settings import KubernetesSettings, read_values
 from provisioning.backends.local.backend import LocalBackend
-from provisioning.backends.local.settings import BackupStore, LocalSettings
+from provisioning.backends.local.settings import LocalSettings
 from provisioning.planner import (
     Action,
     CloseCluster,
@@ -40,13 +43,39 @@ def _local(region_slug: str) -> ClusterBackend:
             ports=settings.ENGINE_PORTS,
             engine_user=settings.ENGINE_USER or None,
             memory_budget_mib=settings.ENGINE_MEMORY_MIB,
-            store=BackupStore(**settings.BACKUP_STORE) if settings.BACKUP_STORE else None,
+            store=_store(),
         )
     )
 
 
+def _kubernetes(region_slug: str) -> ClusterBackend:
+    """The Kubernetes client's package alone costs 35 MiB, which a process without such a region does not pay."""
+    make: Callable[[KubernetesSettings], ClusterBackend] = import_string(
+        "provisioning.backends.kubernetes.backend.KubernetesBackend"
+    )
+    return make(
+        KubernetesSettings(
+            region=region_slug,
+            kubeconfig=settings.KUBECONFIG_DIR and settings.KUBECONFIG_DIR / f"{region_slug}.yaml",
+            chart=settings.CHART,
+            ca_cert=settings.CA_CERT_FILE,
+            ca_key=settings.CA_KEY_FILE,
+            helm=settings.HELM,
+            image=settings.ENGINE_IMAGE,
+            values=read_values(settings.REGION_VALUES_DIR and settings.REGION_VALUES_DIR / f"{region_slug}.yaml"),
+            endpoint_port=settings.EDGE_PORT,
+            rest_port=settings.EDGE_REST_PORT,
+            store=_store(),
+        )
+    )
+
+
+def _store() -> BackupStore | None:
+    return BackupStore(**settings.BACKUP_STORE) if settings.BACKUP_STORE else None
+
+
 # Region.backend -> how to reach a region of that kind.
-BACKENDS: dict[str, Callable[[str], ClusterBackend]] = {"local": _local}
+BACKENDS: dict[str, Callable[[str], ClusterBackend]] = {"local": _local, "kubernetes": _kubernetes}
 
 
 @cache

@@ -41,7 +41,7 @@ class Region(models.Model):
 
     slug = models.SlugField(primary_key=True, max_length=32)
     name = models.CharField(max_length=50)
-    backend = models.CharField(max_length=16, choices=[("local", "local process")])
+    backend = models.CharField(max_length=16, choices=[("local", "local process"), ("kubernetes", "Kubernetes")])
     domain = models.CharField(max_length=100, help_text="Engines are reached at <cluster id>.<domain>.")
     is_open = models.BooleanField(default=True, help_text="Whether new clusters may be placed here.")
 

@@ -13,7 +13,7 @@ from embedded.errors import SetupError
 from embedded.files import alone
 from embedded.home import locate
 from embedded.processes import interruptible, passed_on, uninterrupted
-from testbed import build, control, images, node, plane, simulated, status
+from testbed import build, control, images, node, plane, product, simulated, status
 from testbed.bed import Bed, inside_variables, ourselves
 from testbed.build import Programs
 from testbed.plane import Plane
@@ -66,6 +66,8 @@ def _parser() -> argparse.ArgumentParser:
     down = actions.add_parser("down", help="end everything and remove all state")
     down.add_argument("--name", help="end only this control plane")
     down.set_defaults(action=_down)
+    ours = actions.add_parser("product", help="make the product's own image and bring it to the node")
+    ours.set_defaults(action=_product)
     look = actions.add_parser("status", help="say what runs, where, and in how much memory")
     look.set_defaults(action=_status)
     run = actions.add_parser("run", help="run a program inside, with the testbed's programs on its path")
@@ -116,6 +118,16 @@ def _up(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
         if "node" in TIERS[options.tier]:
             node.start(bed, chosen, images.provide(locate().cache, programs))
     print(f"kubeconfig: {chosen.kubeconfig}")
+    return 0
+
+
+def _product(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
+    # Made outside, where packages and wheels can be had; brought in from inside.
+    archive = product.provide(locate().cache, build.provide(locate().cache))
+    if not bed.is_inside():
+        return _inside(bed, given)
+    with step("the product's images imported"):
+        node.import_images(_named(bed, plane.DEFAULT_NAME), archive)
     return 0
 
 

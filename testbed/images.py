@@ -109,19 +109,24 @@ def _make_rootfs(folder: Path) -> None:
     accounts = (
         f'echo zeebe:x:{user}:{user}::{home}:/usr/sbin/nologin >>"$1/etc/passwd"; echo zeebe:x:{user}: >>"$1/etc/group"'
     )
+    make_rootfs(folder / "rootfs.tar", SUITE, PACKAGES, accounts)
+
+
+def make_rootfs(target: Path, suite: str, packages: str, hook: str) -> None:
+    """Make a file system of Debian's packages; `hook` is a shell's words, which find it in "$1"."""
     argv = [
         "mmdebstrap",
         "--quiet",
         "--variant=essential",
-        f"--include={PACKAGES}",
+        f"--include={packages}",
         *(f"--dpkgopt=path-exclude={pattern}" for pattern in NOT_IN_IMAGES),
-        f"--customize-hook={accounts}",
+        f"--customize-hook={hook}",
         "--format=tar",
-        SUITE,
-        str(folder / "rootfs.tar"),
+        suite,
+        str(target),
         *_mirror(),
     ]
-    with step(f"made a file system of Debian {SUITE}"):
+    with step(f"made a file system of Debian {suite}"):
         run(["nice", "-n", "10", *argv], purpose="Making the images' file system", env=_plain_environment())
 
 

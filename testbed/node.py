@@ -79,7 +79,7 @@ def start(bed: Bed, plane: Plane, archive: Path) -> None:
     with step("containerd answers"):
         _start_containerd(plane)
     with step("images imported"):
-        _import_images(plane, archive)
+        import_images(plane, archive)
     with step("node ready"):
         _start_kubelet(bed, plane)
         _start_kube_proxy(plane)
@@ -123,7 +123,7 @@ def _ctr_answers(plane: Plane) -> bool:
     return plane.containerd_socket.is_socket() and "Server" in _ctr(plane, "version")
 
 
-def _import_images(plane: Plane, archive: Path) -> None:
+def import_images(plane: Plane, archive: Path) -> None:
     """Before the kubelet starts: a pod whose image is missing waits longer each time it looks."""
     mark = plane.folder / "containerd" / f"imported-{archive.parent.name}"
     if not mark.exists():

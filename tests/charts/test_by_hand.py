@@ -2,26 +2,17 @@
 
 from __future__ import annotations
 
-import json
-import subprocess
-import uuid
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.charts.cases import Values, merged
-from tests.charts.volumes import CHART
-from tests.kubernetes import Kubernetes, Namespace, eventually
-from tests.provisioning.backends.tokens import EngineClient, Issuer, insist
-from tests.testbed.test_engines import make_certificate
+from tests.charts.installations import NEW, OLD, Installation, prepared
+from tests.kubernetes import Kubernetes, eventually
+from tests.provisioning.backends.tokens import Issuer, insist
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(900)]
 
-OLD, NEW = "8.5.8", "8.6.0"
-IMAGE = {"repository": "localhost/zeebe", "pullPolicy": "Never"}
-EDGE = [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flowplane-edge"}}}]
 STRANGER = """
 apiVersion: v1
 kind: Pod
@@ -33,73 +24,13 @@ spec:
 """
 
 
-@dataclass(frozen=True)
-class Installation:
-    """One engine cluster that Helm installed."""
-
-    helm: str
-    namespace: Namespace
-    values: Values
-    issuer: Issuer
-    certificate: Path
-
-    @property
-    def token(self) -> str:
-        return self.issuer.token(self.values["cluster"]["audience"])
-
-    def set(self, verb: str = "upgrade", **values: object) -> None:
-        """Install or upgrade it, with other values."""
-        cluster = self.namespace.cluster
-        command = [self.helm, "--kubeconfig", str(cluster.kubeconfig), "-n", self.namespace.name, verb, "engine"]
-        done = subprocess.run(
-            [*command, str(CHART), "--values", "-"],
-            input=json.dumps(merged(self.values, values)),
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=120,
-        )
-        assert done.returncode == 0, done.stderr
-
-    def wait(self) -> None:
-        """Wait until every broker serves."""
-        self.namespace.kubectl("rollout", "status", "statefulset/broker", "--timeout=300s")
-
-    def client(self) -> EngineClient:
-        """A client that comes through the edge."""
-        return EngineClient(f"{self.values['cluster']['hostName']}:443", self.certificate)
-
-    def last_word(self, pod: str) -> str:
-        """What the init container of a pod said last, "" when nothing yet."""
-        for found in self.namespace.get("pods", f"--field-selector=metadata.name={pod}")["items"]:
-            for init in found["status"].get("initContainerStatuses", []):
-                state = init["state"].get("terminated") or init["lastState"].get("terminated") or {}
-                return str(state.get("message", ""))
-        return ""
-
-
 @pytest.fixture
 def installation(kubernetes: Kubernetes, helm: str, tmp_path: Path) -> Iterator[Installation]:
     """A namespace and the values for one cluster; nothing is installed yet."""
-    cluster_id = str(uuid.uuid4())
-    host = f"{cluster_id}.{kubernetes.domain}"
-    issuer = Issuer()
-    certificate, key = make_certificate(tmp_path, host)
-    values: Values = {
-        "cluster": {"id": cluster_id, "hostName": host, "audience": f"{cluster_id}/1"},
-        "release": {"version": OLD, "servesRest": False},
-        "image": IMAGE,
-        "tls": {"certificate": certificate.read_text(), "key": key.read_text()},
-        "tokenKeys": {"jwks": json.dumps(issuer.jwks())},
-        "networkPolicy": {"clientsFrom": EDGE},
-    }
-    namespace = kubernetes.inside(f"fp-{cluster_id}")
-    kubernetes.kubectl("create", "namespace", namespace.name)
-    kubernetes.kubectl("label", "namespace", namespace.name, "pod-security.kubernetes.io/enforce=restricted")
     kubernetes.apply(STRANGER)
     kubernetes.kubectl("wait", "--for=condition=Ready", "pod/stranger", "-n", "default", "--timeout=60s")
-    yield Installation(helm, namespace, values, issuer, certificate)
-    kubernetes.kubectl("delete", "namespace", namespace.name, "--wait=false")
+    with prepared(kubernetes, helm, tmp_path, Issuer(), OLD) as made:
+        yield made
 
 
 def test_one_broker_serves_is_guarded_upgraded_and_taken_back(installation: Installation) -> None:
@@ -107,7 +38,7 @@ def test_one_broker_serves_is_guarded_upgraded_and_taken_back(installation: Inst
     installation.wait()
     assert installation.last_word("broker-0") == f"data {OLD} 0\nformer none\n"
     with installation.client() as client:
-        assert eventually(lambda: client.ask(installation.token) == "OK"), logs(installation)
+        assert eventually(lambda: client.ask(installation.token) == "OK"), installation.logs()
         for name, token in installation.issuer.bad_tokens(installation.values["cluster"]["audience"]).items():
             assert client.ask(token) == "UNAUTHENTICATED", name
         insist(lambda: client.deploy(installation.token))
@@ -151,13 +82,9 @@ def test_three_brokers_serve(installation: Installation, mode: str) -> None:
     if mode == "standalone":
         installation.namespace.kubectl("rollout", "status", "deployment/gateway", "--timeout=200s")
     with installation.client() as client:
-        assert eventually(lambda: client.ask(installation.token) == "OK"), logs(installation)
+        assert eventually(lambda: client.ask(installation.token) == "OK"), installation.logs()
         assert eventually(lambda: set(client.leaders(installation.token)) == {1, 2, 3}, seconds=60)
         insist(lambda: client.deploy(installation.token))
         insist(lambda: client.run_deployed(installation.token))
     quota = installation.namespace.get("resourcequota", "engine")["status"]
     assert quota["used"]["persistentvolumeclaims"] == quota["hard"]["persistentvolumeclaims"] == "3"
-
-
-def logs(installation: Installation) -> str:
-    return installation.namespace.kubectl("logs", "broker-0", "--tail=40")

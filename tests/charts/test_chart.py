@@ -15,9 +15,9 @@ from uuid import UUID
 import pytest
 import yaml
 
+from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.local.configuration import Program, Surroundings, Workplace, arguments, environment
 from provisioning.backends.local.layout import ClusterFolder, Ports
-from provisioning.backends.local.settings import BackupStore
 from provisioning.spec import STOP_GRACE_SECONDS, DesiredCluster, DesiredRelease, DesiredSize, Lifecycle
 from tests.charts.cases import (
     ALL,

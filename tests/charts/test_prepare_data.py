@@ -10,7 +10,7 @@ from uuid import UUID
 import pytest
 
 from common.errors import ControlPlaneError
-from provisioning.backends.local.contents import Contents, Move, Origin, decide
+from provisioning.backends.engine.origins import Contents, Move, Origin, decide
 from provisioning.spec import BackupRef, DesiredData
 from tests.charts.volumes import NAMED, Cut, Outcome, Volume
 

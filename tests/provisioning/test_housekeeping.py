@@ -20,9 +20,9 @@ from django.db.models.functions import Now
 from common.errors import Conflict, Permanent
 from provisioning import executor, selectors, services, sweeper
 from provisioning.backends.base import Find
+from provisioning.backends.engine.store import Store
 from provisioning.backends.local.inventory import take_inventory
 from provisioning.backends.local.layout import RegionFolder
-from provisioning.backends.local.store import Store
 from provisioning.backends.local.watch import Watch
 from provisioning.errors import RegionUnreachable
 from provisioning.models import Backup, Cluster, Leftover, Operation, Region

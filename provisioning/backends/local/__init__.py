@@ -24,8 +24,9 @@ that is being fetched from a backup, and the program at work on it). And below t
 unpacked and its class archives, shared by all regions of the machine.
 
 Reading order: `settings`, `layout`, `backend`; then `starting` with `launch`, `process` and `record` (docs/adr/0004),
-`contents` and `entrance` (0008), `admission`, `ending`; `observing` with `health`, `view` and `watch`; `release` with
-`fetch` and `warmup`; `backups`, `restoring`, `journal` and `store` (0009); `inventory`.
+`contents` and `entrance` (0008), `admission`, `ending`; `observing` and `watch` (what an engine says is judged in
+`backends.engine`, which all backends share); `release` with `fetch` and `warmup`; `backups`, `restoring` and `journal`
+(0009); `inventory`.
 """
 
 from provisioning.backends.local.backend import LocalBackend

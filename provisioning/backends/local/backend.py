@@ -12,19 +12,24 @@ from urllib3 import Timeout
 
 from common.errors import Permanent, Temporary
 from provisioning.backends.base import Find
-from provisioning.backends.local import admission, backups, contents, ending, fence, restoring, starting, store
-from provisioning.backends.local.admin import EngineAdmin
+from provisioning.backends.engine import backups, store
+from provisioning.backends.engine.admin import EngineAdmin, require_retirable
+from provisioning.backends.engine.health import Topology, read_topology
+from provisioning.backends.engine.names import name_of
+from provisioning.backends.engine.origins import Move
+from provisioning.backends.engine.store import Store
+from provisioning.backends.local import admission, contents, ending, fence, restoring, starting
+from provisioning.backends.local.backups import BackupNotes
 from provisioning.backends.local.configuration import Program
+from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.files import on_disk, read_json, write_json, write_whole
-from provisioning.backends.local.health import Topology, read_topology
 from provisioning.backends.local.inventory import take_inventory
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, Ports, RegionFolder
 from provisioning.backends.local.observing import Observation, starts_of
-from provisioning.backends.local.record import EngineRecord, name_of, running
+from provisioning.backends.local.record import EngineRecord, running
 from provisioning.backends.local.release import Releases
 from provisioning.backends.local.settings import LocalSettings
 from provisioning.backends.local.starting import Start
-from provisioning.backends.local.store import Store
 from provisioning.backends.local.watch import Watch
 from provisioning.errors import RegionUnreachable
 from provisioning.spec import BackupRef, DesiredCluster, DesiredRelease, Lifecycle, ObservedCluster, ReleaseState, Work
@@ -114,7 +119,7 @@ class LocalBackend:
         with fence.held(cluster, epoch):
             ports, topology = self._ask_topology(cluster)
             if not topology.is_changing and set(topology.members) != set(desired.nodes):
-                EngineAdmin(ports.management).rescale(desired.nodes, replication_factor=desired.size.replication_factor)
+                EngineAdmin(_door(ports)).rescale(desired.nodes, replication_factor=desired.size.replication_factor)
             self._lead_clients(desired, cluster)
 
     @on_disk()
@@ -130,7 +135,7 @@ class LocalBackend:
             doomed = sorted(set(nodes))
             _, topology = self._ask_topology(cluster, besides=doomed)
             for node in doomed:
-                _require_retirable(node, desired, topology)
+                require_retirable(node, desired, topology)
             # First of all: their ports will be somebody else's.
             self._lead_clients(desired, cluster, besides=doomed)
             for node in doomed:
@@ -145,7 +150,7 @@ class LocalBackend:
         """
         cluster = self._region.cluster(desired.cluster_id)
         with fence.held(cluster, epoch):
-            EngineAdmin(self._ask_topology(cluster)[0].management).rebalance()
+            EngineAdmin(_door(self._ask_topology(cluster)[0])).rebalance()
             write_json(cluster.rebalanced, starts_of(cluster))
 
     @on_disk()
@@ -160,7 +165,7 @@ class LocalBackend:
         assert desired.backup is not None
         with fence.held(cluster, epoch):
             self._require_store_in(cluster, desired)
-            backups.begin(cluster, desired.backup, EngineAdmin(self._ask_topology(cluster)[0].management))
+            backups.begin(BackupNotes(cluster), desired.backup, EngineAdmin(_door(self._ask_topology(cluster)[0])))
 
     @on_disk()
     def restore(self, desired: DesiredCluster, *, epoch: int) -> None:
@@ -290,7 +295,7 @@ class LocalBackend:
     ) -> dict[str, Any]:
         """Clear the way for one broker's restore, and return the order for it."""
         starting.make_folder(broker.path, 0o750, starting.passage_of(self._settings.engine_user))
-        if contents.read_contents(broker).move is not contents.Move.NONE:
+        if contents.read_contents(broker).move is not Move.NONE:
             # A start was cut off while it moved things; nobody works on them then.
             contents.finish(broker)
         restoring.end(broker)
@@ -308,7 +313,7 @@ class LocalBackend:
         self._require_region()
         asked = [running(broker) for broker in cluster.brokers() if broker.node not in besides]
         records: list[EngineRecord] = [record for record in asked if record is not None]
-        known = [(record.ports, read_topology(record.ports.management)) for record in records]
+        known = [(record.ports, read_topology(_door(record.ports))) for record in records]
         told = [(ports, topology) for ports, topology in known if topology is not None]
         if not told:
             raise Temporary("No broker of the engine answers.")
@@ -329,10 +334,5 @@ class LocalBackend:
             note.write_text(desired.release.sha256)
 
 
-def _require_retirable(node: int, desired: DesiredCluster, topology: Topology) -> None:
-    internal = f"members {topology.members}, wished {desired.nodes}"
-    if not topology.members:
-        raise Temporary("The engine does not say which brokers it counts on, so none is removed.", internal=internal)
-    if node in topology.members or node in desired.nodes:
-        why = "the engine counts on it" if node in topology.members else "it is wished"
-        raise Temporary(f"Broker {node + 1} cannot be retired yet: {why}.", internal=internal)
+def _door(ports: Ports) -> LoopbackDoor:
+    return LoopbackDoor(ports.management)

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from uuid import UUID
 
+from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.local.layout import ClusterFolder, Ports
-from provisioning.backends.local.settings import BackupStore
 from provisioning.backends.local.tls import KeyPairFiles
 from provisioning.spec import DesiredCluster
 

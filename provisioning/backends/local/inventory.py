@@ -15,12 +15,13 @@ from uuid import UUID
 
 from common.errors import Temporary
 from provisioning.backends.base import Find
+from provisioning.backends.engine.names import parse_id
+from provisioning.backends.engine.store import Store
 from provisioning.backends.local import fence
 from provisioning.backends.local.admission import MAX_COUNTED_FILES, read_ports, used_mib
 from provisioning.backends.local.files import read_json
-from provisioning.backends.local.layout import ClusterFolder, RegionFolder, parse_id
+from provisioning.backends.local.layout import ClusterFolder, RegionFolder
 from provisioning.backends.local.process import find_all_holders
-from provisioning.backends.local.store import Store
 from provisioning.errors import RegionUnreachable
 
 logger = logging.getLogger(__name__)

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from provisioning.backends.engine.names import parse_id
+
 # gRPC, REST, management, command and internal port; an entrance uses the first two of its block.
 PORTS_PER_ENGINE = 5
 _BROKER_PREFIX = "broker-"
@@ -277,14 +279,6 @@ def trash_name(cluster_id: uuid.UUID, stamp: int, *, node: int | None = None) ->
     """Return what a folder is called on its way out."""
     part = "" if node is None else f".{_BROKER_PREFIX}{node}"
     return f"{cluster_id}{part}.{stamp}"
-
-
-def parse_id(name: str) -> uuid.UUID | None:
-    """Return the id that a file is named after, None for a file of another kind."""
-    try:
-        return uuid.UUID(name)
-    except ValueError:
-        return None
 
 
 def create_region(region_home: Path) -> None:

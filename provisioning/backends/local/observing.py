@@ -7,14 +7,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from provisioning.backends.local import backups, health, restoring
+from provisioning.backends.engine import backups, health
+from provisioning.backends.engine.health import Look
+from provisioning.backends.engine.names import name_of
+from provisioning.backends.engine.origins import Contents
+from provisioning.backends.engine.view import View
+from provisioning.backends.local import restoring
 from provisioning.backends.local.admission import read_ports
-from provisioning.backends.local.contents import Contents, read_contents
+from provisioning.backends.local.backups import BackupNotes
+from provisioning.backends.local.contents import read_contents
+from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.files import read_json
-from provisioning.backends.local.health import Look
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, RegionFolder
-from provisioning.backends.local.record import EngineRecord, name_of, read_sight, running
-from provisioning.backends.local.view import View
+from provisioning.backends.local.record import EngineRecord, read_sight, running
 from provisioning.spec import (
     DesiredCluster,
     DesiredData,
@@ -75,7 +80,7 @@ def see(broker: BrokerFolder) -> Sight:
 
 
 def _look_at(record: EngineRecord) -> Look:
-    return health.look_at(record.ports.management, is_one_of_several=record.brokers > 1)
+    return health.look_at(LoopbackDoor(record.ports.management), is_one_of_several=record.brokers > 1)
 
 
 class Observation:
@@ -197,8 +202,9 @@ class Observation:
     def _backup(self) -> tuple[Work, str]:
         if self._desired.backup is None:
             return Work.ABSENT, ""
-        ports = [sight.record.ports for sight in self._sights.values() if sight.record and sight.look.answered]
-        return backups.state(self._cluster, self._desired.backup, ports)
+        asked = [sight.record for sight in self._sights.values() if sight.record and sight.look.answered]
+        doors = [LoopbackDoor(record.ports.management) for record in asked]
+        return backups.state(BackupNotes(self._cluster), self._desired.backup, doors)
 
     @property
     def _was_rebalanced(self) -> bool:

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from provisioning.backends.engine.health import Look
 from provisioning.backends.local.files import read_json, tail, write_json
-from provisioning.backends.local.health import Look
 from provisioning.backends.local.layout import BrokerFolder, Ports, Seat
 from provisioning.backends.local.process import Identity, read_boot_id
 from provisioning.errors import RegionUnreachable
@@ -101,11 +101,6 @@ def running(seat: Seat) -> EngineRecord | None:
     """Return what runs on a seat, None when nothing does. Raises as `EngineRecord.read`."""
     record = EngineRecord.read(seat)
     return record if record is not None and record.is_running() else None
-
-
-def name_of(node: int, brokers: int) -> str:
-    """Return what a broker is called in a sentence."""
-    return "The engine" if brokers == 1 else f"Broker {node + 1} of {brokers}"
 
 
 def _find_cause(log: Path) -> str:

@@ -24,6 +24,8 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import ControlPlaneError, Permanent
+from provisioning.backends.engine.origins import Origin, is_newer, ref_from_record, ref_to_record
+from provisioning.backends.engine.store import BackupContent, BackupStore, Store
 from provisioning.backends.local import journal, worker
 from provisioning.backends.local.configuration import (
     DISK_WATERMARK_MIB,
@@ -33,12 +35,10 @@ from provisioning.backends.local.configuration import (
     arguments,
     environment,
 )
-from provisioning.backends.local.contents import Origin, is_newer, ref_from_record, ref_to_record
 from provisioning.backends.local.files import flush_all, open_lock, read_json, remove, tail, write_json
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, Ports
 from provisioning.backends.local.process import BYTES_PER_MIB, own_identity
-from provisioning.backends.local.settings import BackupStore, LocalSettings
-from provisioning.backends.local.store import BackupContent, Store
+from provisioning.backends.local.settings import LocalSettings
 from provisioning.errors import NoCapacity
 from provisioning.spec import BackupRef, DesiredCluster, Work
 

@@ -2,31 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass, field
-from hashlib import sha256
+from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True)
-class BackupStore:
-    """Where backups go: an S3 interface. Each cluster's lie below its id.
-
-    Attributes:
-        endpoint: address such as "https://s3.example:9000", without a path.
-        path_style: True when the bucket is named in the path and not in the host name.
-    """
-
-    endpoint: str
-    region: str
-    bucket: str
-    access_key: str = field(repr=False)
-    secret_key: str = field(repr=False)
-    path_style: bool = True
-
-    @property
-    def fingerprint(self) -> str:
-        """Tells whether a running engine knows this very store; says nothing about the key."""
-        return sha256(repr(astuple(self)).encode()).hexdigest()[:16]
+from provisioning.backends.engine.store import BackupStore
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,12 @@ from pathlib import Path
 from typing import Any
 
 from common.errors import Permanent, Temporary
-from provisioning.backends.local import admission, health, restoring
+from provisioning.backends.engine import health
+from provisioning.backends.engine.names import name_of
+from provisioning.backends.engine.origins import Contents, Move, Placement, decide, is_newer
+from provisioning.backends.engine.tls import load_authority
+from provisioning.backends.engine.view import View
+from provisioning.backends.local import admission, restoring
 from provisioning.backends.local.admission import Places
 from provisioning.backends.local.configuration import (
     LOG_CONFIGURATION,
@@ -25,15 +30,8 @@ from provisioning.backends.local.configuration import (
     arguments,
     environment,
 )
-from provisioning.backends.local.contents import (
-    Contents,
-    Move,
-    Placement,
-    decide,
-    is_newer,
-    put_in_place,
-    read_contents,
-)
+from provisioning.backends.local.contents import put_in_place, read_contents
+from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.files import (
     DISK_ERRORS,
     exclusive,
@@ -43,10 +41,9 @@ from provisioning.backends.local.files import (
     write_whole,
 )
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, EntranceFolder, Ports, RegionFolder, Seat
-from provisioning.backends.local.record import EngineRecord, name_of, running
+from provisioning.backends.local.record import EngineRecord, running
 from provisioning.backends.local.settings import LocalSettings
-from provisioning.backends.local.tls import KeyPairFiles, ensure_certificate, load_authority
-from provisioning.backends.local.view import View
+from provisioning.backends.local.tls import KeyPairFiles, ensure_certificate
 from provisioning.errors import Fenced, RegionUnreachable
 from provisioning.spec import DesiredCluster
 
@@ -156,7 +153,7 @@ class Start:
             return False
         records = {other.node: EngineRecord.read(other) for other in others}
         looks = {
-            node: health.look_at(record.ports.management, is_one_of_several=True)
+            node: health.look_at(LoopbackDoor(record.ports.management), is_one_of_several=True)
             for node, record in records.items()
             if record is not None
         }

@@ -1,40 +1,12 @@
-"""An engine's certificate, signed by the installation's authority."""
+"""Where an engine's certificate lies on this machine."""
 
 from __future__ import annotations
 
-import ipaddress
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-from cryptography import x509
-from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives import hashes
-from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.primitives.asymmetric.types import CertificateIssuerPrivateKeyTypes
-from cryptography.hazmat.primitives.serialization import (
-    Encoding,
-    NoEncryption,
-    PrivateFormat,
-    load_pem_private_key,
-)
-from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
-
-from common.errors import Permanent
+from provisioning.backends.engine.tls import Authority, KeyPair, provide_certificate
 from provisioning.backends.local.files import write_whole
-
-# The longest life that clients accept of a server certificate.
-LIFETIME = timedelta(days=397)
-RENEW_BELOW = LIFETIME / 3
-CLOCK_SKEW = timedelta(minutes=5)
-
-
-@dataclass(frozen=True, slots=True)
-class Authority:
-    """Who signs: the authority's certificate and its private key."""
-
-    certificate: x509.Certificate
-    key: CertificateIssuerPrivateKeyTypes
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,24 +23,9 @@ class KeyPairFiles:
     def key(self) -> Path:
         return self.folder / "key.pem"
 
-
-def load_authority(certificate_file: Path, key_file: Path) -> Authority:
-    """Read the installation's authority.
-
-    Raises:
-        Permanent: a file is missing or holds something else.
-    """
-    try:
-        certificate = x509.load_pem_x509_certificate(certificate_file.read_bytes())
-        key = load_pem_private_key(key_file.read_bytes(), password=None)
-    except (OSError, ValueError, TypeError) as error:
-        raise Permanent(
-            "The installation's certificate authority cannot be read, so no engine can be given a certificate. "
-            "Check the files that FLOWPLANE_CA_CERT_FILE and FLOWPLANE_CA_KEY_FILE name.",
-            internal=repr(error),
-        ) from error
-    # The loader's type also covers keys that cannot sign; a certificate never belongs to one of those.
-    return Authority(certificate, key)  # type: ignore[arg-type]
+    def read(self) -> KeyPair:
+        """Return what is there, empty where it is not or cannot be read."""
+        return KeyPair(_read(self.chain), _read(self.key))
 
 
 def ensure_certificate(
@@ -78,50 +35,15 @@ def ensure_certificate(
 
     `owner` (uid, gid) gets the key, which nobody else may read.
     """
-    now = datetime.now(UTC)
-    if _is_good(files, authority, names, now):
-        return
-    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
-    certificate = issue(key, names, authority, now)
-    pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    write_whole(files.key, pem, mode=0o400, owner=owner)
-    chain = (certificate, authority.certificate)
-    write_whole(files.chain, b"".join(part.public_bytes(Encoding.PEM) for part in chain), mode=0o444)
+    found = files.read()
+    pair = provide_certificate(found, authority, names)
+    if pair != found:
+        write_whole(files.key, pair.key, mode=0o400, owner=owner)
+        write_whole(files.chain, pair.chain, mode=0o444)
 
 
-def issue(key: rsa.RSAPrivateKey, names: list[str], authority: Authority, now: datetime) -> x509.Certificate:
-    """Return a server certificate for `names`; loopback's address is always among them."""
-    expires = min(now + LIFETIME, authority.certificate.not_valid_after_utc)
-    issuer_id = x509.AuthorityKeyIdentifier.from_issuer_public_key(authority.key.public_key())
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, names[0][:64])]))
-        .issuer_name(authority.certificate.subject)
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - CLOCK_SKEW)
-        .not_valid_after(expires)
-        .add_extension(x509.SubjectAlternativeName(_alternative_names(names)), critical=False)
-        .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
-        .add_extension(x509.ExtendedKeyUsage([ExtendedKeyUsageOID.SERVER_AUTH]), critical=False)
-        .add_extension(issuer_id, critical=False)
-        .sign(authority.key, hashes.SHA256())
-    )
-
-
-def _alternative_names(names: list[str]) -> list[x509.GeneralName]:
-    loopback = x509.IPAddress(ipaddress.IPv4Address("127.0.0.1"))
-    return [*(x509.DNSName(name) for name in names), loopback]
-
-
-def _is_good(files: KeyPairFiles, authority: Authority, names: list[str], now: datetime) -> bool:
-    """Tell whether certificate and key belong together, are this authority's, name the engine and last a while yet."""
+def _read(path: Path) -> bytes:
     try:
-        certificate = x509.load_pem_x509_certificate(files.chain.read_bytes())
-        key = load_pem_private_key(files.key.read_bytes(), password=None)
-        certificate.verify_directly_issued_by(authority.certificate)
-        found = certificate.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (OSError, ValueError, TypeError, InvalidSignature, x509.ExtensionNotFound):
-        return False
-    lasts = certificate.not_valid_after_utc - now > RENEW_BELOW
-    return lasts and list(found) == _alternative_names(names) and key.public_key() == certificate.public_key()
+        return path.read_bytes()
+    except OSError:
+        return b""

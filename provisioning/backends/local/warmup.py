@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives import hashes
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
-from provisioning.backends.local import health
+from provisioning.backends.engine import health
+from provisioning.backends.engine.tls import Authority
 from provisioning.backends.local.configuration import (
     LOG_CONFIGURATION,
     LOOPBACK,
@@ -27,10 +28,11 @@ from provisioning.backends.local.configuration import (
     arguments,
     environment,
 )
+from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.files import write_whole
 from provisioning.backends.local.layout import PORTS_PER_ENGINE, ClusterFolder, Ports
 from provisioning.backends.local.release import ReleaseFolder
-from provisioning.backends.local.tls import Authority, KeyPairFiles, ensure_certificate
+from provisioning.backends.local.tls import KeyPairFiles, ensure_certificate
 from provisioning.backends.local.worker import die_with_parent
 from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle
 
@@ -135,7 +137,7 @@ class WarmUp:
 def _await_ready(engine: subprocess.Popen[bytes], ports: Ports) -> bool:
     deadline = time.monotonic() + READY_SECONDS
     while engine.poll() is None and time.monotonic() < deadline:
-        look = health.look_at(ports.management)
+        look = health.look_at(LoopbackDoor(ports.management))
         if look.up and look.healthy:
             return True
         time.sleep(POLL_SECONDS)

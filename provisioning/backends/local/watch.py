@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from select import POLLIN, poll
 from uuid import UUID
 
-from provisioning.backends.local import health
+from provisioning.backends.engine import health
+from provisioning.backends.engine.names import parse_id
+from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.files import read_json
-from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, RegionFolder, Seat, parse_id
+from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, RegionFolder, Seat
 from provisioning.backends.local.process import Identity
 from provisioning.backends.local.record import EngineRecord, write_sight
 from provisioning.errors import RegionUnreachable
@@ -162,4 +164,4 @@ class Watch:
 
 
 def _ask(record: EngineRecord) -> health.Look:
-    return health.look_at(record.ports.management, is_one_of_several=record.brokers > 1)
+    return health.look_at(LoopbackDoor(record.ports.management), is_one_of_several=record.brokers > 1)

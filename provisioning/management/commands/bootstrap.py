@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from django.conf import settings
-from django.core.management.base import BaseCommand
+from django.core.management.base import BaseCommand, CommandError, CommandParser
 from django.db import transaction
 
 from billing.models import Plan
 from billing.plans import STARTING_PLANS
 from provisioning.backends.local.layout import create_region
-from provisioning.catalogue import CHANNELS, HOME_REGION, PLAN_TYPES, RELEASES
+from provisioning.catalogue import CHANNELS, HOME_REGION, PLAN_TYPES, RELEASES, RegionEntry
 from provisioning.models import Channel, PlanType, Region, Release
 from provisioning.sweeper import publish_keys
 from tenants import services as tenancy
@@ -23,21 +23,37 @@ class Command(BaseCommand):
 
     help = "Fill the catalogue (plans, region, sizes, releases, channels) and make the first token-signing key."
 
+    def add_arguments(self, parser: CommandParser) -> None:
+        """Another first region than this machine: in a pod, an engine would be gone with the pod."""
+        parser.add_argument("--kubernetes-region", metavar="SLUG", help="begin with this region, not with this machine")
+        parser.add_argument("--region-name", metavar="NAME", help="what people call it (SLUG)")
+        parser.add_argument("--region-domain", metavar="DOMAIN", help="its engines are <cluster id>.DOMAIN")
+
     def handle(self, *args: Any, **options: Any) -> None:
         """Insert what is missing, and bring the keys to the regions' mirrors."""
+        region = _region(options["kubernetes_region"], options["region_name"], options["region_domain"])
         with transaction.atomic():
-            _fill()
+            _fill(region)
             tenancy.ensure_signing_key()
         publish_keys()
 
 
-def _fill() -> None:
+def _region(slug: str | None, name: str | None, domain: str | None) -> RegionEntry:
+    if slug is None:
+        return HOME_REGION
+    if not domain:
+        raise CommandError("--kubernetes-region needs --region-domain.")
+    return replace(HOME_REGION, slug=slug, name=name or slug, backend="kubernetes", domain=domain)
+
+
+def _fill(region: RegionEntry) -> None:
     for terms in STARTING_PLANS:
         _insert(Plan, "slug", asdict(terms))
-    if not Region.objects.filter(slug=HOME_REGION.slug).exists():
-        # Only with the row: later, a missing folder means a missing disk, and must not come back empty.
-        create_region(settings.HOME_DIR / HOME_REGION.slug)
-        _insert(Region, "slug", asdict(HOME_REGION))
+    if not Region.objects.filter(slug=region.slug).exists():
+        if region.backend == "local":
+            # Only with the row: later, a missing folder means a missing disk, and must not come back empty.
+            create_region(settings.HOME_DIR / region.slug)
+        _insert(Region, "slug", asdict(region))
     for size in PLAN_TYPES:
         _insert(PlanType, "slug", asdict(size))
     for release in RELEASES:

@@ -9,9 +9,11 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 from django.db import close_old_connections
 
+from common import pulse
 from provisioning.services import schedules
 from provisioning.sweeper import Sweeper, keep_registers, publish_keys, take_inventories, tidy_stores
 from tenants import idempotency
@@ -59,6 +61,8 @@ class Command(BaseCommand):
                 if time.monotonic() >= due[index]:
                     due[index] = time.monotonic() + every
                     _attempt(chore)
+                    # Also after one that failed: a database or a region that is away is no reason to start us anew.
+                    pulse.beat(settings.PULSE_FILE)
             stop.wait(TICK_SECONDS)
 
 

@@ -7,8 +7,10 @@ import sys
 import threading
 from typing import Any
 
+from django.conf import settings
 from django.core.management.base import BaseCommand
 
+from common import pulse
 from provisioning import watcher
 from provisioning.selectors import watched_regions
 
@@ -30,5 +32,6 @@ class Command(BaseCommand):
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
         while not ended.wait(1.0):
-            pass
+            # None has ended. That a silent one ends is the backend's business: nothing may have happened for hours.
+            pulse.beat(settings.PULSE_FILE)
         sys.exit(0 if told.is_set() else 1)

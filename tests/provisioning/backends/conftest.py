@@ -30,11 +30,11 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
 
+from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.local import LocalBackend, LocalSettings, create_region
 from provisioning.backends.local.layout import RegionFolder
 from provisioning.backends.local.process import find_holders
 from provisioning.backends.local.record import EngineRecord
-from provisioning.backends.local.settings import BackupStore
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.catalogue import RELEASES
 from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle, ReleaseState

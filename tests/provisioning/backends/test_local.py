@@ -62,8 +62,8 @@ class TestLocalBackend(BackendContract):
                 if all(has_sight(stage, trio, node) for node in trio.nodes):
                     break
             with (
-                patch("provisioning.backends.local.health.look_at", side_effect=AssertionError),
-                patch("provisioning.backends.local.health.read_topology", side_effect=AssertionError),
+                patch("provisioning.backends.engine.health.look_at", side_effect=AssertionError),
+                patch("provisioning.backends.engine.health.read_topology", side_effect=AssertionError),
             ):
                 sight = stage.backend.observe(trio)
 
@@ -832,7 +832,7 @@ def test_a_certificate_is_kept_while_it_lasts_and_renewed_in_its_last_third(loca
         return x509.load_pem_x509_certificate(chain.read_bytes())
 
     first, second = restarted(397, 1), restarted(397, 2)
-    with patch("provisioning.backends.local.tls.datetime") as clock:
+    with patch("provisioning.backends.engine.tls.datetime") as clock:
         clock.now.return_value = (
             first.not_valid_after_utc.replace(microsecond=0)
             - (first.not_valid_after_utc - first.not_valid_before_utc) / 4
@@ -854,7 +854,7 @@ def test_observing_beside_a_running_watch_asks_the_engine_nothing(local_stage: L
         for changed in changes:
             if changed == cluster.cluster_id and local_stage.backend.observe(cluster).age_seconds > 0:
                 break
-        with patch("provisioning.backends.local.health.look_at", side_effect=AssertionError):
+        with patch("provisioning.backends.engine.health.look_at", side_effect=AssertionError):
             sight = local_stage.backend.observe(cluster)
 
     assert sight.available

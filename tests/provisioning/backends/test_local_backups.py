@@ -20,16 +20,17 @@ import pytest
 from minio import Minio
 
 from common.errors import Permanent, Temporary
-from provisioning.backends.local import LocalBackend, admission, store
+from provisioning.backends.engine import store
+from provisioning.backends.engine.origins import Contents, Move, Origin
+from provisioning.backends.engine.store import BackupStore, Store
+from provisioning.backends.local import LocalBackend, admission
 from provisioning.backends.local.configuration import Program
-from provisioning.backends.local.contents import Contents, Move, Origin, read_contents, write_contents
+from provisioning.backends.local.contents import read_contents, write_contents
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder
 from provisioning.backends.local.process import Identity
 from provisioning.backends.local.record import running
 from provisioning.backends.local.release import Releases
-from provisioning.backends.local.settings import BackupStore
 from provisioning.backends.local.stop_all import stop_all
-from provisioning.backends.local.store import Store
 from provisioning.errors import NoCapacity
 from provisioning.spec import BackupRef, DesiredCluster, DesiredData, ObservedCluster, ReleaseState, Work
 from tests.provisioning.backends.conftest import LocalStage, free_port

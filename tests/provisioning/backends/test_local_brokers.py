@@ -21,11 +21,13 @@ from uuid import UUID
 import pytest
 
 from common.errors import Permanent, Temporary
+from provisioning.backends.engine.admin import EngineAdmin
+from provisioning.backends.engine.health import Topology, read_topology
+from provisioning.backends.engine.origins import Contents, Origin
 from provisioning.backends.local import LocalBackend, admission, ending, restoring, starting
-from provisioning.backends.local.admin import EngineAdmin
 from provisioning.backends.local.configuration import Program
-from provisioning.backends.local.contents import Contents, Origin, read_contents, write_contents
-from provisioning.backends.local.health import Topology, read_topology
+from provisioning.backends.local.contents import read_contents, write_contents
+from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, Ports
 from provisioning.backends.local.record import EngineRecord, running
 from provisioning.backends.local.release import Releases
@@ -811,7 +813,7 @@ class _Answers(HTTPServer):
 
     @property
     def admin(self) -> EngineAdmin:
-        return EngineAdmin(self.server_address[1])
+        return EngineAdmin(LoopbackDoor(self.server_address[1]))
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -865,14 +867,14 @@ def test_what_an_engine_refuses_is_told_in_our_words(
 
 def test_an_engine_that_is_silent_is_for_another_turn() -> None:
     with pytest.raises(Temporary, match="does not answer"):
-        EngineAdmin(1).rebalance()
+        EngineAdmin(LoopbackDoor(1)).rebalance()
 
 
 def test_an_engine_that_hangs_on_its_store_leaves_a_turn_time_for_the_rest() -> None:
     with closing(socket.create_server(("127.0.0.1", 0))) as silent:
         began = time.monotonic()
         with pytest.raises(Temporary, match="does not answer"):
-            EngineAdmin(silent.getsockname()[1]).backup_state(5)
+            EngineAdmin(LoopbackDoor(silent.getsockname()[1])).backup_state(5)
     assert time.monotonic() - began < 6
 
 
@@ -893,7 +895,7 @@ def test_whom_an_engine_counts_on_and_what_became_of_the_last_change(
     brokers = [{"id": node, "state": state} for node, state in states]
     engine.status, engine.body = 200, json.dumps({"version": 7, "brokers": brokers, **change}).encode()
 
-    assert read_topology(engine.server_address[1]) == expected
+    assert read_topology(LoopbackDoor(engine.server_address[1])) == expected
 
 
 @pytest.mark.parametrize(

@@ -14,19 +14,9 @@ from uuid import UUID
 import pytest
 
 from common.errors import Permanent, Temporary
+from provisioning.backends.engine.origins import Contents, Move, Origin, Placement, decide, is_newer
 from provisioning.backends.local import contents
-from provisioning.backends.local.contents import (
-    Contents,
-    Move,
-    Origin,
-    Placement,
-    decide,
-    is_newer,
-    let_go,
-    put_in_place,
-    read_contents,
-    write_contents,
-)
+from provisioning.backends.local.contents import let_go, put_in_place, read_contents, write_contents
 from provisioning.backends.local.layout import BrokerFolder
 from provisioning.spec import BackupRef, DesiredData
 

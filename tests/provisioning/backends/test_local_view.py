@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
-from provisioning.backends.local.admin import BackupState
-from provisioning.backends.local.backups import BEGIN_SECONDS, PATIENCE_SECONDS, Request, judge
-from provisioning.backends.local.health import Look, Topology
-from provisioning.backends.local.view import MAX_LAG_POSITIONS, View
+from provisioning.backends.engine.admin import BackupState
+from provisioning.backends.engine.backups import BEGIN_SECONDS, PATIENCE_SECONDS, Request, judge
+from provisioning.backends.engine.health import Look, Topology
+from provisioning.backends.engine.view import MAX_LAG_POSITIONS, View
 from provisioning.spec import Work
 from tests.provisioning.backends.conftest import SMALL, TRIO
 

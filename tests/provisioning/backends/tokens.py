@@ -106,7 +106,7 @@ class EngineClient:
         """Deploy a process of one step."""
         resource = gateway_pb2.Resource(name="kept.bpmn", content=PROCESS.encode())
         request = gateway_pb2.DeployResourceRequest(resources=[resource])
-        self._gateway.DeployResource(request, metadata=_bearer(token), timeout=15, wait_for_ready=True)
+        insist(lambda: self._gateway.DeployResource(request, metadata=_bearer(token), timeout=15, wait_for_ready=True))
 
     def leaders(self, token: str) -> dict[int, int]:
         """Which broker leads each partition, as the engine tells its clients."""

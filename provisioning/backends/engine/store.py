@@ -9,8 +9,9 @@ import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass, field
 from functools import cached_property
+from hashlib import sha256
 from itertools import chain, islice
 from typing import Any
 from urllib.parse import urlsplit
@@ -24,9 +25,8 @@ from minio.error import MinioException, S3Error
 from urllib3.exceptions import HTTPError
 
 from common.errors import Temporary
-from provisioning.backends.local.contents import rank
-from provisioning.backends.local.layout import parse_id
-from provisioning.backends.local.settings import BackupStore
+from provisioning.backends.engine.names import parse_id
+from provisioning.backends.engine.origins import rank
 from provisioning.spec import BackupRef
 
 TIMEOUT = urllib3.Timeout(connect=2.0, read=10.0)
@@ -41,6 +41,28 @@ MAX_MANIFEST_BYTES = 1_000_000
 # Of servers that do not put their refusal into S3's words.
 STATUS = re.compile(r"Response code: (\d+)")
 NOT_THERE = frozenset({"NoSuchBucket", "NoSuchKey"})
+
+
+@dataclass(frozen=True, slots=True)
+class BackupStore:
+    """Where backups go: an S3 interface. Each cluster's lie below its id.
+
+    Attributes:
+        endpoint: address such as "https://s3.example:9000", without a path.
+        path_style: True when the bucket is named in the path and not in the host name.
+    """
+
+    endpoint: str
+    region: str
+    bucket: str
+    access_key: str = field(repr=False)
+    secret_key: str = field(repr=False)
+    path_style: bool = True
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells whether a running engine knows this very store; says nothing about the key."""
+        return sha256(repr(astuple(self)).encode()).hexdigest()[:16]
 
 
 @dataclass(frozen=True, slots=True)

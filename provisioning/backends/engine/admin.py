@@ -1,4 +1,4 @@
-"""Ask a running engine for something: brokers in or out, leaders spread, a backup. On a broker's management port."""
+"""Ask a running engine for something: brokers in or out, leaders spread, a backup. Through a broker's door."""
 
 from __future__ import annotations
 
@@ -6,20 +6,16 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-import urllib3
-from urllib3.exceptions import HTTPError
-
 from common.errors import Permanent, Temporary
-from provisioning.backends.local.configuration import LOOPBACK
-from provisioning.spec import Work
+from provisioning.backends.engine.door import Door, Limits
+from provisioning.backends.engine.health import Topology
+from provisioning.spec import DesiredCluster, Work
 
 # Reading a backup's state asks every partition's leader, and those ask the store, which may hang: a turn's lease is
 # 20 s, and this is not all that a turn asks (`store.TURN_TIMEOUT`).
-TIMEOUT = urllib3.Timeout(connect=1.0, read=4.0)
+LIMITS = Limits(connect=1.0, read=4.0)
 CONFLICT, NOT_FOUND = 409, 404
 _STATES = {"COMPLETED": Work.DONE, "IN_PROGRESS": Work.RUNNING, "INCOMPLETE": Work.RUNNING, "FAILED": Work.FAILED}
-
-_http = urllib3.PoolManager(num_pools=16, maxsize=1, retries=False, timeout=TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,8 +32,8 @@ class EngineAdmin:
     Every method raises `Temporary` when it does not answer, or says that it cannot now.
     """
 
-    def __init__(self, management_port: int) -> None:
-        self._base = f"http://{LOOPBACK}:{management_port}/actuator"
+    def __init__(self, door: Door) -> None:
+        self._door = door
 
     def rescale(self, nodes: Iterable[int], *, replication_factor: int) -> None:
         """Ask the engine to work with exactly these brokers. One change at a time: another one goes on first.
@@ -78,14 +74,24 @@ class EngineAdmin:
         return _judge(answer)
 
     def _ask(self, method: str, path: str, body: Any) -> tuple[int, Any]:
-        try:
-            response = _http.request(method, f"{self._base}/{path}", json=body, redirect=False)
-        except HTTPError as error:
-            raise Temporary("The engine does not answer.", internal=repr(error)) from error
-        try:
-            return response.status, response.json()
-        except ValueError:
-            return response.status, {}
+        answer = self._door.ask(method, f"actuator/{path}", body, limits=LIMITS)
+        if answer is None:
+            raise Temporary("The engine does not answer.")
+        return answer.status, {} if answer.content is None else answer.content
+
+
+def require_retirable(node: int, desired: DesiredCluster, topology: Topology) -> None:
+    """Refuse to remove a broker that the engine counts on, or that is wished.
+
+    Raises:
+        Temporary: the next look tells what is to be done instead.
+    """
+    internal = f"members {topology.members}, wished {desired.nodes}"
+    if not topology.members:
+        raise Temporary("The engine does not say which brokers it counts on, so none is removed.", internal=internal)
+    if node in topology.members or node in desired.nodes:
+        why = "the engine counts on it" if node in topology.members else "it is wished"
+        raise Temporary(f"Broker {node + 1} cannot be retired yet: {why}.", internal=internal)
 
 
 def _judge(answer: Any) -> BackupState:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from provisioning.backends.local.health import Look, Topology
-from provisioning.backends.local.record import name_of
+from provisioning.backends.engine.health import Look, Topology
+from provisioning.backends.engine.names import name_of
 from provisioning.spec import DesiredSize
 
 # Two looks are up to 2 s apart, in which a busy partition processes some thousand records; far behind is another thing.

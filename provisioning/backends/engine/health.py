@@ -1,4 +1,4 @@
-"""What a broker says of itself and its partitions, asked on its management port."""
+"""What a broker says of itself and its partitions, asked through its door."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-import urllib3
-from urllib3.exceptions import HTTPError
+from provisioning.backends.engine.door import Answer, Door, Limits
 
-from provisioning.backends.local.configuration import LOOPBACK
-
-TIMEOUT = urllib3.Timeout(connect=0.5, read=1.5)
+LIMITS = Limits(connect=0.5, read=1.5)
 HTTP_OK = 200
 PARTITION_HEALTH = re.compile(r'^zeebe_health\{[^}]*partition="(\d+)"[^}]*\} ([0-9.eE+-]+)', re.MULTILINE)
 # Of a broker that left, the engine may go on to speak for a while.
 GONE_STATES = frozenset({"LEFT", "UNINITIALIZED"})
 FAILED_CHANGES = frozenset({"FAILED", "CANCELLED"})
-
-_http = urllib3.PoolManager(num_pools=64, maxsize=1, retries=False, timeout=TIMEOUT)
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,29 +89,29 @@ class Look:
         }
 
 
-def look_at(management_port: int, *, is_one_of_several: bool = False) -> Look:
+def look_at(door: Door, *, is_one_of_several: bool = False) -> Look:
     """Ask a broker: two short requests, one more when it is not well and one more when it is one of several.
 
     Never raises: silence is an answer too.
     """
-    replicas = _replicas(management_port)
+    replicas = _replicas(door)
     if replicas is None:
         return Look()
     led = tuple(number for number, state in sorted(replicas.items()) if _is_led(state))
-    up = _get(management_port, "health/status") is not None
+    up = _get(door, "health/status") is not None
     return Look(
         answered=True,
         up=up,
-        healthy=led if up else _healthy_by_metric(management_port, led),
+        healthy=led if up else _healthy_by_metric(door, led),
         positions={number: int(state.get("processedPosition") or 0) for number, state in replicas.items()},
-        topology=read_topology(management_port) if is_one_of_several else None,
+        topology=read_topology(door) if is_one_of_several else None,
     )
 
 
-def read_topology(management_port: int) -> Topology | None:
+def read_topology(door: Door) -> Topology | None:
     """Ask a broker which brokers there are; None when it does not say."""
-    response = _get(management_port, "cluster")
-    content = _content(response) if response is not None else None
+    answer = _get(door, "cluster")
+    content = answer.content if answer is not None else None
     if not isinstance(content, dict):
         return None
     brokers = content.get("brokers", [])
@@ -126,27 +121,17 @@ def read_topology(management_port: int) -> Topology | None:
     return Topology(int(content.get("version", 0)), tuple(members), bool(content.get("pendingChange")), has_failed)
 
 
-def _get(port: int, endpoint: str) -> urllib3.BaseHTTPResponse | None:
-    try:
-        response = _http.request("GET", f"http://{LOOPBACK}:{port}/actuator/{endpoint}", redirect=False)
-    except HTTPError:
-        return None
-    return response if response.status == HTTP_OK else None
+def _get(door: Door, endpoint: str) -> Answer | None:
+    answer = door.ask("GET", f"actuator/{endpoint}", limits=LIMITS)
+    return answer if answer is not None and answer.status == HTTP_OK else None
 
 
-def _content(response: urllib3.BaseHTTPResponse) -> Any:
-    try:
-        return response.json()
-    except ValueError:
-        return None
-
-
-def _replicas(port: int) -> dict[int, Mapping[str, Any]] | None:
+def _replicas(door: Door) -> dict[int, Mapping[str, Any]] | None:
     """Return each partition that has a replica here, None when the broker does not answer."""
-    response = _get(port, "partitions")
-    if response is None:
+    answer = _get(door, "partitions")
+    if answer is None:
         return None
-    content = _content(response)
+    content = answer.content
     return {int(number): state for number, state in content.items()} if isinstance(content, dict) else {}
 
 
@@ -155,11 +140,11 @@ def _is_led(state: Mapping[str, Any]) -> bool:
     return state.get("role") == "LEADER" and state.get("streamProcessorPhase") in {"PROCESSING", "PAUSED"}
 
 
-def _healthy_by_metric(port: int, led: tuple[int, ...]) -> tuple[int, ...]:
+def _healthy_by_metric(door: Door, led: tuple[int, ...]) -> tuple[int, ...]:
     """Narrow `led` to the partitions whose own health gauge is up; for a broker that is not well as a whole."""
-    response = _get(port, "prometheus") if led else None
-    if response is None:
+    answer = _get(door, "prometheus") if led else None
+    if answer is None:
         return ()
-    gauges = PARTITION_HEALTH.findall(response.data.decode(errors="replace"))
+    gauges = PARTITION_HEALTH.findall(answer.body.decode(errors="replace"))
     healthy = {int(number) for number, value in gauges if float(value) > 0}
     return tuple(number for number in led if number in healthy)

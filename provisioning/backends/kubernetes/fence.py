@@ -1,0 +1,201 @@
+"""Let only the newest turn act on a cluster: its namespace carries the highest epoch that was seen.
+
+What was deleted has no namespace any more; its epoch is remembered in `flowplane-system`. A turn that makes a namespace
+looks there after that and takes it back if need be: whoever deletes writes there first, so one of the two sees the
+other. Looking before as well would cost every first start a request.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+from uuid import UUID
+
+from common.errors import Permanent, Temporary
+from provisioning.backends.kubernetes.api import Api
+from provisioning.backends.kubernetes.errors import Changed, Missing
+from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, labels, meta, notes_in
+from provisioning.backends.kubernetes.names import (
+    CARD,
+    EPOCH,
+    FENCES,
+    MANAGED_BY,
+    MANAGER,
+    SYSTEM,
+    cluster_of,
+    labels_of,
+    namespace_of,
+)
+from provisioning.backends.kubernetes.system import ensure_config_map
+from provisioning.errors import Fenced
+from provisioning.spec import DesiredCluster
+
+# Somebody else writes the same namespace: Kubernetes' own controllers do now and then, a second turn hardly ever.
+ATTEMPTS = 4
+# A ConfigMap holds a megabyte, some 15,000 of these.
+MAX_REMEMBERED = 10_000
+POD_SECURITY = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
+
+
+@dataclass(frozen=True, slots=True)
+class Ground:
+    """A cluster's namespace, held for one turn.
+
+    Attributes:
+        is_new: this very call made it, so nothing can be in it.
+        is_going: it is on its way out.
+    """
+
+    cluster_id: UUID
+    namespace: str
+    uid: str
+    annotations: Mapping[str, str]
+    is_new: bool = False
+    is_going: bool = False
+
+
+def require_ours(found: Object, cluster_id: UUID) -> None:
+    """Refuse a namespace that has a cluster's name and is not that cluster's: it is neither used nor removed.
+
+    Raises:
+        Permanent: it is somebody else's.
+    """
+    if cluster_of(found) != cluster_id or labels(found).get(MANAGED_BY) != MANAGER:
+        raise Permanent(
+            f"A namespace called {namespace_of(cluster_id)} is in the region and is not this cluster's. Remove it, or "
+            "give it its labels back, if it is.",
+            internal=str(dict(labels(found)))[:300],
+        )
+
+
+def enter(api: Api, cluster_id: UUID, epoch: int, notes: Mapping[str, str | None] | None = None) -> Ground | None:
+    """Raise the cluster's epoch and note something with it; None when there is no namespace.
+
+    One request to read, one to write.
+
+    Raises:
+        Fenced: a newer turn has been here.
+        Permanent: the namespace is somebody else's.
+        Temporary: it is on its way out, or changes all the time.
+    """
+    name = namespace_of(cluster_id)
+    for _ in range(ATTEMPTS):
+        found = api.get(NAMESPACE, "", name)
+        if found is None:
+            return None
+        require_ours(found, cluster_id)
+        _require_newest(cluster_id, epoch, int(notes_in(found).get(EPOCH, 0)))
+        try:
+            return _raise(api, cluster_id, found, {EPOCH: str(epoch), **(notes or {})})
+        except Changed:
+            continue
+    raise Temporary("The cluster's namespace is being changed all the time.", internal=name)
+
+
+def found(api: Api, desired: DesiredCluster, epoch: int) -> Ground:
+    """Make a cluster's namespace. Two requests. Raises as `enter`, and `Changed` when it is there by now."""
+    made = api.create(NAMESPACE, "", namespace_for(desired, epoch))
+    ground = _ground(desired.cluster_id, made, is_new=True)
+    try:
+        require_not_deleted(api, desired.cluster_id, epoch)
+    except Fenced:
+        api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid)
+        raise
+    return ground
+
+
+def namespace_for(desired: DesiredCluster, epoch: int) -> Object:
+    """Return a cluster's namespace as it is made."""
+    return {
+        "apiVersion": "v1",
+        "kind": "Namespace",
+        "metadata": {
+            "name": namespace_of(desired.cluster_id),
+            "labels": {
+                **labels_of(desired.cluster_id, "namespace"),
+                **POD_SECURITY,
+            },
+            "annotations": {CARD: card_of(desired), EPOCH: str(epoch)},
+        },
+    }
+
+
+def card_of(desired: DesiredCluster) -> str:
+    """Return who a cluster is and how it is wished, for the day on which its row is lost."""
+    card = {**desired.card, "spec_generation": desired.spec_generation, "audience": desired.audience}
+    return json.dumps(card, sort_keys=True)
+
+
+def require_not_deleted(api: Api, cluster_id: UUID, epoch: int) -> None:
+    """Refuse a turn from before the cluster's deletion. One request."""
+    known = api.get(CONFIG_MAP, SYSTEM, FENCES) or {}
+    _require_newest(cluster_id, epoch, int((known.get("data") or {}).get(str(cluster_id), 0)))
+
+
+def require_held(api: Api, ground: Ground) -> None:
+    """Make sure that no newer turn has come since the ground was entered. One request.
+
+    Raises:
+        Fenced: one has.
+        Missing: the namespace is gone.
+    """
+    now = api.get(NAMESPACE, "", ground.namespace)
+    if now is None or str(meta(now)["uid"]) != ground.uid:
+        raise Missing("The cluster's namespace is gone.", internal=ground.namespace)
+    _require_newest(ground.cluster_id, int(ground.annotations.get(EPOCH, 0)), int(notes_in(now).get(EPOCH, 0)))
+
+
+def remember(api: Api, cluster_id: UUID, epoch: int) -> None:
+    """Keep the epoch of a cluster that is being deleted; one request when it is known already.
+
+    Raises:
+        Fenced: a newer turn has deleted it.
+        Temporary: others delete at the same time, too often.
+    """
+    for _ in range(ATTEMPTS):
+        known = api.get(CONFIG_MAP, SYSTEM, FENCES)
+        if known is None:
+            ensure_config_map(api, FENCES, {})
+            continue
+        data: Mapping[str, str] = known.get("data") or {}
+        highest = int(data.get(str(cluster_id), 0))
+        _require_newest(cluster_id, epoch, highest)
+        if epoch == highest:
+            return
+        # Written in the order of the deletions' epochs at best; which ones go when there are too many matters little.
+        surplus = list(data)[: max(0, len(data) - MAX_REMEMBERED)]
+        change: dict[str, Any] = {"metadata": {"resourceVersion": meta(known)["resourceVersion"]}}
+        change["data"] = {str(cluster_id): str(epoch), **dict.fromkeys(surplus)}
+        try:
+            api.merge(CONFIG_MAP, SYSTEM, FENCES, change)
+        except Changed:
+            continue
+        return
+    raise Temporary("Other clusters are being deleted at the same moment.", retry_after_seconds=1.0)
+
+
+def _raise(api: Api, cluster_id: UUID, namespace: Object, notes: Mapping[str, str | None]) -> Ground:
+    held = notes_in(namespace)
+    if meta(namespace).get("deletionTimestamp") or all(held.get(name) == value for name, value in notes.items()):
+        return _ground(cluster_id, namespace)
+    change = {"metadata": {"resourceVersion": meta(namespace)["resourceVersion"], "annotations": notes}}
+    return _ground(cluster_id, api.merge(NAMESPACE, "", namespace_of(cluster_id), change))
+
+
+def _ground(cluster_id: UUID, namespace: Object, *, is_new: bool = False) -> Ground:
+    about = meta(namespace)
+    return Ground(
+        cluster_id,
+        str(about["name"]),
+        str(about["uid"]),
+        notes_in(namespace),
+        is_new,
+        bool(about.get("deletionTimestamp")),
+    )
+
+
+def _require_newest(cluster_id: UUID, epoch: int, highest: int) -> None:
+    if epoch < highest:
+        raise Fenced("A newer turn has taken over this cluster.", internal=f"{cluster_id}: epoch {epoch} < {highest}")

@@ -1,0 +1,78 @@
+"""Everything of any cluster that is in a region, whether or not anybody wishes it there."""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import datetime
+from uuid import UUID
+
+from common.errors import Temporary
+from provisioning.backends.base import Find
+from provisioning.backends.engine.store import Store
+from provisioning.backends.kubernetes.api import Api
+from provisioning.backends.kubernetes.kinds import CLAIM, NAMESPACE, POD, Kind, Object, meta, name_in, notes_in
+from provisioning.backends.kubernetes.names import CARD, EPOCH, OURS, cluster_of
+from provisioning.backends.kubernetes.pods import parse_time
+
+logger = logging.getLogger(__name__)
+
+_WORDS = ((NAMESPACE, "The namespace"), (POD, "The pod"), (CLAIM, "The volume claim"))
+
+
+@dataclass(slots=True)
+class _Parts:
+    """What was found of one cluster."""
+
+    words: list[str] = field(default_factory=list)
+    since: list[datetime] = field(default_factory=list)
+    card: dict[str, object] = field(default_factory=dict)
+    epoch: int = 0
+
+
+def take_inventory(api: Api, store: Store | None) -> Iterator[Find]:
+    """Yield a find for each cluster of which anything is there. A request for each 500 objects of three kinds."""
+    found: defaultdict[UUID, _Parts] = defaultdict(_Parts)
+    for kind, words in _WORDS:
+        for one in api.find(kind, selector=OURS, is_metadata_only=True).items:
+            _add(found, kind, words, one)
+    _find_backups(store, found)
+    for cluster_id, parts in sorted(found.items()):
+        since = min(parts.since, default=None)
+        yield Find(cluster_id, parts.card, tuple(parts.words), since, parts.epoch)
+
+
+def _add(found: defaultdict[UUID, _Parts], kind: Kind, words: str, one: Object) -> None:
+    cluster_id, about = cluster_of(one), meta(one)
+    if cluster_id is None:
+        return
+    parts = found[cluster_id]
+    is_going = ", which is on its way out" if about.get("deletionTimestamp") else ""
+    place = name_in(one) if kind is NAMESPACE else f"{name_in(one)} of {about.get('namespace')}"
+    parts.words.append(f"{words} {place}{is_going}.")
+    parts.since.append(parse_time(str(about["creationTimestamp"])))
+    if kind is NAMESPACE:
+        parts.card = _read_card(notes_in(one).get(CARD, ""))
+        parts.epoch = int(notes_in(one).get(EPOCH, 0))
+
+
+def _read_card(text: str) -> dict[str, object]:
+    try:
+        card = json.loads(text)
+    except ValueError:
+        return {}
+    return dict(card) if isinstance(card, dict) else {}
+
+
+def _find_backups(store: Store | None, found: defaultdict[UUID, _Parts]) -> None:
+    """Ask the store; its silence must not hide all the rest."""
+    if store is None:
+        return
+    try:
+        for cluster_id in store.cluster_ids():
+            found[cluster_id].words.append("Backups in the region's store.")
+    except Temporary as error:
+        logger.warning("the inventory lacks backups: %s (%s)", error.message, error.internal)

@@ -1,0 +1,161 @@
+"""The region's watch: one reflector for each kind of object, metadata only; what changes is told by its cluster's id.
+
+A watch is a hint and its silence is a fault: the server sends a bookmark every minute, so a reflector that hears
+nothing for 75 s opens another one where it was; when the server has forgotten that place, it lists once and tells of
+what is new, other or gone. A reflector that ends for any other reason ends the generator, so that the process exits.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import queue
+import random
+import threading
+import time
+from collections.abc import Generator, Mapping
+from dataclasses import dataclass, field
+from uuid import UUID
+
+from common.errors import Permanent, Temporary
+from provisioning.backends.kubernetes.api import Api
+from provisioning.backends.kubernetes.errors import Expired
+from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, OWNED, POD, Kind, Object, meta, notes_in
+from provisioning.backends.kubernetes.names import CLUSTER, EPOCH, cluster_of
+from provisioning.errors import RegionUnreachable
+
+logger = logging.getLogger(__name__)
+
+WATCHED = (NAMESPACE, POD, CLAIM, JOB, *OWNED)
+# Changes of one cluster come in bursts: a first start is some twenty within a second.
+SETTLE_SECONDS = 0.1
+RETRY_SECONDS = 1.0
+MAX_RETRY_SECONDS = 30.0
+# After a restart of the region all reflectors would list at the same moment.
+JITTER_SECONDS = 2.0
+
+
+@dataclass
+class Reflector:
+    """Follows one kind of object."""
+
+    api: Api
+    kind: Kind
+    told: queue.SimpleQueue[UUID | BaseException]
+    heard_at: float = field(default_factory=time.monotonic)
+    _known: dict[str, tuple[str, UUID]] = field(default_factory=dict)
+    _version: str = ""
+
+    def run(self, is_over: threading.Event) -> None:
+        """Follow until told that it is over; whatever it cannot live with goes into the queue."""
+        try:
+            self._follow(is_over)
+        except BaseException as error:  # noqa: BLE001 - the thread's rim: a dead reflector must end the watch
+            self.told.put(error)
+
+    def _follow(self, is_over: threading.Event) -> None:
+        pause = RETRY_SECONDS
+        while not is_over.is_set():
+            try:
+                if not self._version:
+                    self._list()
+                self._watch(is_over)
+                pause = RETRY_SECONDS
+            except Expired:
+                self._version = ""
+                is_over.wait(random.uniform(0, JITTER_SECONDS))  # noqa: S311
+            except Temporary as error:
+                logger.info("the watch of %s: %s (%s)", self.kind.plural, error.message, error.internal)
+                is_over.wait(max(pause, error.retry_after_seconds if not isinstance(error, RegionUnreachable) else 0))
+                pause = min(pause * 2, MAX_RETRY_SECONDS)
+
+    def _list(self) -> None:
+        listing = self.api.find(self.kind, selector=CLUSTER, is_metadata_only=True)
+        before, self._known = self._known, {}
+        for one in listing.items:
+            self._note(one)
+        for uid, (version, cluster_id) in self._known.items():
+            if before.pop(uid, ("", None))[0] != version:
+                self.told.put(cluster_id)
+        for _, cluster_id in before.values():
+            self.told.put(cluster_id)
+        self._version, self.heard_at = listing.resource_version, time.monotonic()
+
+    def _watch(self, is_over: threading.Event) -> None:
+        for event, one in self.api.watch(self.kind, CLUSTER, self._version):
+            if is_over.is_set():
+                return
+            self.heard_at = time.monotonic()
+            self._version = str(meta(one).get("resourceVersion", self._version))
+            if event == "BOOKMARK":
+                continue
+            cluster_id = self._forget(one) if event == "DELETED" else self._note(one)
+            if cluster_id is not None:
+                self.told.put(cluster_id)
+
+    def _note(self, one: Object) -> UUID | None:
+        """Remember an object; whose it is, unless nothing about it is new."""
+        cluster_id, uid = cluster_of(one), str(meta(one)["uid"])
+        if cluster_id is None or self._known.get(uid) == (_mark(one), cluster_id):
+            return None
+        self._known[uid] = (_mark(one), cluster_id)
+        return cluster_id
+
+    def _forget(self, one: Object) -> UUID | None:
+        self._known.pop(str(meta(one)["uid"]), None)
+        return cluster_of(one)
+
+
+def _mark(one: Object) -> str:
+    """Return what changes with an object, for whoever looks at clusters.
+
+    Every turn that writes raises a namespace's epoch first. Were that news, a turn that fails would wake the next one.
+    """
+    about = meta(one)
+    if EPOCH not in notes_in(one) or about.get("deletionTimestamp"):
+        return str(about.get("resourceVersion", ""))
+    others = {name: value for name, value in notes_in(one).items() if name != EPOCH}
+    return json.dumps([about.get("labels"), others], sort_keys=True)
+
+
+class Watch:
+    """Follows one region; for one thread."""
+
+    def __init__(self, api: Api, kinds: tuple[Kind, ...] = WATCHED) -> None:
+        self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
+        self._is_over = threading.Event()
+        self._reflectors = [Reflector(api, kind, self._told) for kind in kinds]
+
+    def run(self) -> Generator[UUID, None, None]:
+        """Yield the ids of clusters that changed, for ever: first of all there are.
+
+        Raises:
+            Permanent: the region does not let us watch.
+        """
+        for reflector in self._reflectors:
+            name = f"reflector-{reflector.kind.plural}"
+            threading.Thread(target=reflector.run, args=[self._is_over], name=name, daemon=True).start()
+        try:
+            while True:
+                yield from self._gather()
+        finally:
+            self._is_over.set()
+
+    @property
+    def ages_seconds(self) -> Mapping[str, float]:
+        """How long ago each reflector heard of the region last."""
+        now = time.monotonic()
+        return {reflector.kind.plural: now - reflector.heard_at for reflector in self._reflectors}
+
+    def _gather(self) -> Generator[UUID, None, None]:
+        """Wait for news and tell what comes with it, each cluster once."""
+        news = [self._told.get()]
+        self._is_over.wait(SETTLE_SECONDS)
+        while not self._told.empty():
+            news.append(self._told.get())
+        yield from dict.fromkeys(one for one in news if isinstance(one, UUID))
+        for one in news:
+            if isinstance(one, Permanent):
+                raise one
+            if isinstance(one, BaseException):
+                raise RuntimeError("A reflector has ended.") from one

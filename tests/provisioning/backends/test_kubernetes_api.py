@@ -1,0 +1,276 @@
+"""The Kubernetes client: what the region refuses, in our words; and what it does when the region is not well."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from pathlib import Path
+from typing import Any
+from uuid import NAMESPACE_OID, uuid4, uuid5
+
+import pytest
+
+from common.errors import ControlPlaneError, Permanent, Temporary
+from provisioning.backends.engine.door import Limits
+from provisioning.backends.kubernetes import api as api_module
+from provisioning.backends.kubernetes.budget import FAILURES_TO_OPEN, OPEN_SECONDS, Gate
+from provisioning.backends.kubernetes.errors import Changed, Expired, Missing, refusal
+from provisioning.backends.kubernetes.healing import MAX_HEALS, Healing
+from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD
+from provisioning.backends.kubernetes.settings import Budget
+from provisioning.backends.kubernetes.watch import Watch
+from provisioning.errors import NoCapacity, RegionUnreachable
+from tests.provisioning.backends.apiserver import Reply, client_of, kubeconfig, scripted
+
+UNKNOWN = Reply(401, {"kind": "Status", "message": "Unauthorized"})
+TERMINATING = {"reason": "Forbidden", "details": {"causes": [{"reason": "NamespaceTerminating"}]}}
+
+
+@pytest.mark.parametrize(
+    ("status", "body", "headers", "error", "words"),
+    [
+        (401, {}, {}, RegionUnreachable, "does not accept our credentials"),
+        (403, {"message": 'pods "a" is forbidden: User "us" cannot'}, {}, Permanent, "does not allow us"),
+        (403, {"message": "exceeded quota: engine, requested: pods=1"}, {}, NoCapacity, "quota does not allow"),
+        (403, {"message": "violates PodSecurity"}, {}, Permanent, "A rule of the region refuses"),
+        (403, TERMINATING, {}, Temporary, "is being removed"),
+        (404, {}, {}, Missing, "has no ConfigMap x"),
+        (409, {}, {}, Changed, "changed at the same time"),
+        (410, {}, {}, Expired, "history is gone"),
+        (422, {"message": "spec.x: Invalid value"}, {}, Permanent, "refuses the ConfigMap x"),
+        (429, {}, {"Retry-After": "7"}, Temporary, "is busy"),
+        (503, {}, {"Retry-After": "nonsense"}, Temporary, "is busy"),
+        (500, b"not even JSON", {}, Temporary, "has trouble"),
+    ],
+)
+def test_what_a_region_refuses_is_told_in_our_words(
+    status: int, body: Any, headers: dict[str, str], error: type[ControlPlaneError], words: str
+) -> None:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    found = refusal(status, content, headers, "ConfigMap x")
+
+    assert type(found) is error
+    assert words in found.message
+    assert found.message.endswith(".")
+    # What the server says may hold anything: it is for our logs.
+    assert "Invalid value" not in found.message
+
+
+def test_a_region_that_is_busy_is_left_alone_for_as_long_as_it_asks(tmp_path: Path) -> None:
+    with scripted(Reply(429, headers={"Retry-After": "7"})) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        with pytest.raises(Temporary) as first:
+            api.get(CONFIG_MAP, "a", "x")
+        with pytest.raises(Temporary, match="asked for a pause") as second:
+            api.get(CONFIG_MAP, "a", "x")
+
+        assert first.value.retry_after_seconds == 7
+        assert 6 < second.value.retry_after_seconds <= 7
+        assert len(server.asked) == 1
+
+
+def test_refused_credentials_are_read_anew_once(tmp_path: Path) -> None:
+    with scripted(Reply(), UNKNOWN, Reply(), UNKNOWN) as server:
+        path = kubeconfig(tmp_path, server.port)
+        api = client_of(path)
+        api.get(CONFIG_MAP, "a", "x")
+        kubeconfig(tmp_path, server.port, token="second")
+        assert api.get(CONFIG_MAP, "a", "x") == {}
+        with pytest.raises(RegionUnreachable, match="does not accept our credentials"):
+            api.get(CONFIG_MAP, "a", "x")
+
+    tokens = [asked.authorization for asked in server.asked]
+    assert tokens == ["Bearer first", "Bearer first", "Bearer second", "Bearer second", "Bearer second"]
+
+
+def test_credentials_that_are_missing_make_the_region_unreachable(tmp_path: Path) -> None:
+    with pytest.raises(RegionUnreachable, match="cannot be read"):
+        client_of(tmp_path / "nothing.yaml").get(CONFIG_MAP, "a", "x")
+
+
+def test_a_region_that_is_down_is_not_asked_all_the_time_and_another_one_is(tmp_path: Path) -> None:
+    now = [0.0]
+    gate = Gate(Budget(), clock=lambda: now[0])
+    down = client_of(kubeconfig(tmp_path, 1), gate)
+    for _ in range(FAILURES_TO_OPEN):
+        with pytest.raises(RegionUnreachable):
+            down.get(CONFIG_MAP, "a", "x")
+    asked = down.requests
+    with pytest.raises(RegionUnreachable) as refused:
+        down.get(CONFIG_MAP, "a", "x")
+    assert down.requests == asked
+    assert refused.value.retry_after_seconds == OPEN_SECONDS
+
+    now[0] += OPEN_SECONDS + 1
+    with pytest.raises(RegionUnreachable):
+        down.get(CONFIG_MAP, "a", "x")
+    assert down.requests == asked + 1
+    with scripted(Reply()) as server:
+        other = tmp_path / "other"
+        other.mkdir()
+        assert client_of(kubeconfig(other, server.port)).get(CONFIG_MAP, "a", "x") == {}
+
+
+def test_a_process_asks_no_faster_than_its_budget() -> None:
+    now, slept = [0.0], [0.0]
+
+    def sleep(seconds: float) -> None:
+        slept[0] += seconds
+        now[0] += seconds
+
+    gate = Gate(Budget(per_second=10, burst=5), clock=lambda: now[0], sleep=sleep)
+    for _ in range(25):
+        gate.take_token()
+
+    assert 1.9 <= slept[0] <= 2.1
+
+
+def test_a_list_goes_on_until_its_end(tmp_path: Path) -> None:
+    pages = (
+        Reply(body={"metadata": {"resourceVersion": "5", "continue": "c"}, "items": [{"metadata": {"name": "a"}}]}),
+        Reply(body={"metadata": {"resourceVersion": "5"}, "items": [{"metadata": {"name": "b"}}]}),
+    )
+    with scripted(*pages) as server:
+        listing = client_of(kubeconfig(tmp_path, server.port)).find(POD, selector="x=y", is_metadata_only=True)
+
+    assert [one["metadata"]["name"] for one in listing.items] == ["a", "b"]
+    assert listing.resource_version == "5"
+    assert "continue=c" in server.asked[1].path
+
+
+def test_a_broker_that_the_region_does_not_reach_is_silent_and_its_own_refusal_is_an_answer(tmp_path: Path) -> None:
+    limits = Limits(connect=1, read=1)
+    unreached = Reply(503, {"kind": "Status", "message": "error trying to reach service"})
+    with scripted(unreached, Reply(503, {"status": "DOWN"}), Reply(body={"1": {}})) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        answers = [api.ask_pod("ns", "broker-0", 9600, "GET", "actuator/x", None, limits) for _ in range(3)]
+
+    assert answers[0] is None
+    assert answers[1] is not None
+    assert answers[1].status == 503
+    assert answers[2] is not None
+    assert answers[2].content == {"1": {}}
+    assert server.asked[0].path == "/api/v1/namespaces/ns/pods/broker-0:9600/proxy/actuator/x"
+
+
+def test_an_engine_that_hangs_is_silent_and_its_region_is_not(tmp_path: Path) -> None:
+    limits = Limits(connect=0.2, read=0.2)
+    with scripted(Reply(lines=(), hangs=True)) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        for _ in range(FAILURES_TO_OPEN + 1):
+            assert api.ask_pod("ns", "broker-0", 9600, "GET", "actuator/x", None, limits) is None
+        server.script = [Reply()]
+        assert api.get(CONFIG_MAP, "a", "x") == {}
+
+
+def test_what_the_region_refuses_is_not_taken_for_the_engines_word(tmp_path: Path) -> None:
+    forbidden = Reply(403, {"kind": "Status", "message": 'pods "a" is forbidden: User "us" cannot create'})
+    with scripted(UNKNOWN, Reply(409, {"message": "engine"}), forbidden) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        answer = api.ask_pod("ns", "broker-0", 9600, "POST", "actuator/x", {}, Limits(1, 1))
+        with pytest.raises(Permanent, match="does not allow us"):
+            api.ask_pod("ns", "broker-0", 9600, "POST", "actuator/x", {}, Limits(1, 1))
+
+    assert answer is not None
+    assert answer.status == 409
+
+
+# --- the watch --------------------------------------------------------------------------------------------------------
+
+
+def cluster(name: str) -> str:
+    """Whose the object with this name is."""
+    return str(uuid5(NAMESPACE_OID, name))
+
+
+def one(name: str, version: str) -> dict[str, Any]:
+    labels = {"flowplane.dev/cluster": cluster(name)}
+    return {"metadata": {"name": name, "uid": name, "resourceVersion": version, "labels": labels}}
+
+
+def listed(version: str, *names: str) -> Reply:
+    return Reply(body={"metadata": {"resourceVersion": version}, "items": [one(name, "1") for name in names]})
+
+
+def take(api: Any, count: int) -> list[str]:
+    """The first ids that a watch of one kind tells of."""
+    changes = Watch(api, (NAMESPACE,)).run()
+    found = [str(next(changes)) for _ in range(count)]
+    changes.close()
+    return found
+
+
+def test_a_watch_tells_of_all_there_is_and_of_what_changes(tmp_path: Path) -> None:
+    change = {"type": "MODIFIED", "object": one("b", "7")}
+    with scripted(listed("5", "a"), Reply(lines=(change,), hangs=True)) as server:
+        assert take(client_of(kubeconfig(tmp_path, server.port)), 2) == [cluster("a"), cluster("b")]
+        assert "resourceVersion=5" in server.asked[1].path
+        assert "allowWatchBookmarks=true" in server.asked[1].path
+
+
+def test_a_silent_watch_is_opened_again_where_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(api_module, "SILENCE_SECONDS", 0.5)
+    bookmark = {"type": "BOOKMARK", "object": {"metadata": {"resourceVersion": "9"}}}
+    missed = {"type": "DELETED", "object": one("a", "10")}
+    script = (listed("5", "a"), Reply(lines=(bookmark,), hangs=True), Reply(lines=(missed,), hangs=True))
+    with scripted(*script) as server:
+        began = time.monotonic()
+        assert take(client_of(kubeconfig(tmp_path, server.port)), 2) == [cluster("a"), cluster("a")]
+        assert time.monotonic() - began < 5
+        assert "resourceVersion=9" in server.asked[2].path
+
+
+def test_a_history_that_is_gone_is_listed_once_and_what_vanished_meanwhile_is_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("provisioning.backends.kubernetes.watch.JITTER_SECONDS", 0.0)
+    gone = {"type": "ERROR", "object": {"code": 410, "reason": "Expired"}}
+    script = (listed("5", "a", "b"), Reply(lines=(gone,)), listed("50", "b", "c"), Reply(lines=(), hangs=True))
+    with scripted(*script) as server:
+        assert set(take(client_of(kubeconfig(tmp_path, server.port)), 3)) == {cluster("a"), cluster("b"), cluster("c")}
+        lists = [asked for asked in server.asked if "watch=true" not in asked.path]
+        assert len(lists) == 2
+
+
+def test_a_reflector_that_dies_ends_the_watch(tmp_path: Path) -> None:
+    refused = Reply(403, {"message": 'is forbidden: User "us" cannot list'})
+    with scripted(refused) as server, pytest.raises(Permanent, match="does not allow us"):
+        take(client_of(kubeconfig(tmp_path, server.port)), 1)
+    with scripted(listed("5", "a"), Reply(lines=({"no": "event"},), hangs=True)) as server:
+        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,)).run()
+        next(changes)
+        with pytest.raises(RuntimeError, match="reflector"):
+            next(changes)
+    assert threading.active_count() < 50
+
+
+def test_a_turn_that_only_raised_the_fence_is_no_news(tmp_path: Path) -> None:
+    def fenced(epoch: str, version: str, **notes: str) -> dict[str, Any]:
+        found = one("a", version)
+        found["metadata"]["annotations"] = {"flowplane.dev/epoch": epoch, **notes}
+        return found
+
+    start = Reply(body={"metadata": {"resourceVersion": "5"}, "items": [fenced("1", "5")]})
+    raised = {"type": "MODIFIED", "object": fenced("2", "6")}
+    other = {"type": "MODIFIED", "object": one("b", "7")}
+    with scripted(start, Reply(lines=(raised, other), hangs=True)) as server:
+        assert take(client_of(kubeconfig(tmp_path, server.port)), 2) == [cluster("a"), cluster("b")]
+    noted = {"type": "MODIFIED", "object": fenced("2", "6", note="x")}
+    with scripted(start, Reply(lines=(noted,), hangs=True)) as server:
+        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,)).run()
+        assert str(next(changes)) == cluster("a")
+        changes.close()
+
+
+def test_what_is_changed_again_and_again_is_left_alone_for_a_while() -> None:
+    now = [0.0]
+    healing = Healing(clock=lambda: now[0])
+    one_cluster, other = uuid4(), uuid4()
+    for _ in range(MAX_HEALS):
+        healing.begin(one_cluster)
+    with pytest.raises(Temporary, match="again and again") as refused:
+        healing.begin(one_cluster)
+    healing.begin(other)
+    now[0] += refused.value.retry_after_seconds + 1
+    healing.begin(one_cluster)
