@@ -108,7 +108,6 @@ def test_a_first_start_costs_about_one_request_for_each_object(kubernetes_stage:
     began = time.monotonic()
     backend.start(desired, desired.nodes, epoch=kubernetes_stage.next_epoch())
     applied_seconds = time.monotonic() - began
-    backend.observe(desired)
     requests = backend.requests
     await_sight(kubernetes_stage.backend, desired, is_well(desired))
     ready_seconds = time.monotonic() - began
