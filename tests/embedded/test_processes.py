@@ -78,6 +78,10 @@ def test_a_number_that_passed_to_somebody_else_is_not_signalled() -> None:
 def test_what_a_process_was_started_with_can_be_read(tmp_path: Path) -> None:
     with subprocess.Popen(["sleep", "60"], cwd=tmp_path, env={"MARK": "a=b"}, start_new_session=True) as child:
         process = Process(child.pid)
+        # The kernel closes what Popen waits for a moment before it has put the variables in place.
+        deadline = time.monotonic() + 30
+        while not process.environment and time.monotonic() < deadline:
+            time.sleep(0.01)
         assert process.environment["MARK"] == "a=b"
         assert process.working_directory == tmp_path
         assert process.command[:2] == ["sleep", "60"]
