@@ -6,7 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -206,11 +206,27 @@ def run_helm(helm: str, *arguments: str, values: Values | None = None) -> subpro
     )
 
 
-def render(helm: str, values: Values) -> list[Object]:
+def render(
+    helm: str, values: Values, *, chart: Path = CHART, release: str = "orders", namespace: str = NAMESPACE
+) -> list[Object]:
     """Return the objects that Helm makes."""
-    done = run_helm(helm, "template", "orders", str(CHART), "--namespace", NAMESPACE, values=values)
+    done = run_helm(helm, "template", release, str(chart), "--namespace", namespace, values=values)
     assert done.returncode == 0, done.stderr
     return [found for found in yaml.safe_load_all(done.stdout) if found]
+
+
+def one(objects: list[Object], kind: str, name: str) -> Object:
+    """Return the object of this kind and name, of which there is one."""
+    (found,) = (found for found in objects if (found["kind"], found["metadata"]["name"]) == (kind, name))
+    return found
+
+
+def require_kept(texts: Iterable[tuple[Path, str]], writer: str) -> None:
+    """Fail where an output is not the kept one; `writer` is the module that writes them anew."""
+    made = dict(texts)
+    assert {path.name: path.read_text() if path.exists() else "" for path in made} == {
+        path.name: text for path, text in made.items()
+    }, f"`python -m {writer}` writes them anew; look at what it changes"
 
 
 def golden_texts(helm: str) -> Iterator[tuple[Path, str]]:
@@ -233,17 +249,17 @@ def to_text(objects: list[Object]) -> str:
     return yaml.safe_dump_all(objects, sort_keys=False, width=120, allow_unicode=True)
 
 
-def main() -> int:
-    """Write all kept outputs anew."""
+def keep(folder: Path, texts: Callable[[str], Iterable[tuple[Path, str]]]) -> int:
+    """Write all kept outputs anew; return the exit status."""
     helm = shutil.which("helm")
     if helm is None:
         print("There is no helm on PATH. `python -m testbed build` makes one.", file=sys.stderr)
         return 1
-    GOLDEN.mkdir(exist_ok=True)
-    for path, text in golden_texts(helm):
+    folder.mkdir(exist_ok=True)
+    for path, text in texts(helm):
         path.write_text(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(GOLDEN, golden_texts))

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import yaml
-
-from tests.charts.cases import Object, Values, merged, run_helm, to_text
+from tests.charts import cases
+from tests.charts.cases import Object, Values, keep, merged, to_text
 
 CHART = Path(__file__).parents[2] / "charts" / "flowplane"
 GOLDEN = Path(__file__).with_name("golden-flowplane")
@@ -88,9 +86,7 @@ RIGHTS = ("ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "Val
 
 def render(helm: str, values: Values) -> list[Object]:
     """Return the objects that Helm makes."""
-    done = run_helm(helm, "template", RELEASE, str(CHART), "--namespace", NAMESPACE, values=values)
-    assert done.returncode == 0, done.stderr
-    return [found for found in yaml.safe_load_all(done.stdout) if found]
+    return cases.render(helm, values, chart=CHART, release=RELEASE, namespace=NAMESPACE)
 
 
 def golden_texts(helm: str) -> Iterator[tuple[Path, str]]:
@@ -104,17 +100,5 @@ def golden_texts(helm: str) -> Iterator[tuple[Path, str]]:
         yield GOLDEN / f"{name}.yaml", to_text([found for found in render(helm, values) if found not in plain])
 
 
-def main() -> int:
-    """Write all kept outputs anew."""
-    helm = shutil.which("helm")
-    if helm is None:
-        print("There is no helm on PATH. `python -m testbed build` makes one.", file=sys.stderr)
-        return 1
-    GOLDEN.mkdir(exist_ok=True)
-    for path, text in golden_texts(helm):
-        path.write_text(text)
-    return 0
-
-
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(keep(GOLDEN, golden_texts))

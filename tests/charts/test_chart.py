@@ -31,7 +31,9 @@ from tests.charts.cases import (
     Values,
     golden_texts,
     merged,
+    one,
     render,
+    require_kept,
     run_helm,
     trial,
 )
@@ -57,11 +59,6 @@ def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -
     return rendered[request.param]
 
 
-def one(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = (found for found in objects if (found["kind"], found["metadata"]["name"]) == (kind, name))
-    return found
-
-
 def pod_templates(objects: list[Object]) -> Iterator[tuple[Object, Object]]:
     """Yield each object that makes pods, with their template."""
     for found in objects:
@@ -84,10 +81,7 @@ def amount(quantity: str) -> Decimal:
 
 
 def test_the_outputs_are_the_kept_ones(helm: str) -> None:
-    kept = dict(golden_texts(helm))
-    assert {path.name: path.read_text() if path.exists() else "" for path in kept} == {
-        path.name: text for path, text in kept.items()
-    }, "`python -m tests.charts.cases` writes them anew; look at what it changes"
+    require_kept(golden_texts(helm), "tests.charts.cases")
 
 
 @pytest.mark.parametrize("name", ALL)

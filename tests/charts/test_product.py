@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.charts.cases import Object, Values, run_helm
+from tests.charts.cases import Object, Values, one, require_kept, run_helm
 from tests.charts.product_cases import (
     ALL,
     CHART,
@@ -54,11 +54,6 @@ def objects(request: pytest.FixtureRequest, rendered: dict[str, list[Object]]) -
     return rendered[request.param]
 
 
-def one(objects: list[Object], kind: str, name: str) -> Object:
-    (found,) = (found for found in objects if (found["kind"], found["metadata"]["name"]) == (kind, name))
-    return found
-
-
 def pods(objects: list[Object]) -> Iterator[tuple[str, Object]]:
     """Yield each kind of pod: what it is called by its labels, and its specification."""
     for found in objects:
@@ -98,10 +93,7 @@ def strings(value: Any) -> Iterator[str]:
 
 
 def test_the_outputs_are_the_kept_ones(helm: str) -> None:
-    kept = dict(golden_texts(helm))
-    assert {path.name: path.read_text() if path.exists() else "" for path in kept} == {
-        path.name: text for path, text in kept.items()
-    }, "`python -m tests.charts.product_cases` writes them anew; look at what it changes"
+    require_kept(golden_texts(helm), "tests.charts.product_cases")
 
 
 @pytest.mark.parametrize("name", ALL)

@@ -13,7 +13,7 @@ from tests.charts import cases
 from tests.charts.cases import Object, run_helm
 from tests.charts.product_cases import ALL, CHART, EXTERNAL, NAMESPACE, RELEASE, render
 from tests.charts.test_product import READ_BY_WATCH, USED
-from tests.charts.test_server import FOREIGN, differences
+from tests.charts.test_server import FOREIGN, require_kept_by_server
 from tests.kubernetes import Kubernetes, Refused, eventually
 
 pytestmark = pytest.mark.kubernetes
@@ -138,18 +138,7 @@ def engine(worker: Account) -> Account:
 @pytest.mark.parametrize("name", ALL)
 def test_the_server_keeps_what_it_is_given(installed: Kubernetes, helm: str, name: str) -> None:
     objects = [found for found in render(helm, ALL[name]) if found["kind"] not in FOREIGN]
-    options = ("--server-side", "--field-manager=helm", "--dry-run=server", "--force-conflicts", "-o", "json")
-
-    answer = installed.kubectl("apply", *options, "-f", "-", objects=yaml.safe_dump_all(objects))
-
-    kept = {(found["kind"], found["metadata"]["name"]): found for found in json.loads(answer)["items"]}
-    found = {
-        f"{wanted['kind']}/{wanted['metadata']['name']}": list(
-            differences(wanted, kept[wanted["kind"], wanted["metadata"]["name"]])
-        )
-        for wanted in objects
-    }
-    assert not {name: lines for name, lines in found.items() if lines}
+    require_kept_by_server(installed, objects, "helm")
 
 
 def test_the_policy_is_one_that_the_server_understands(installed: Kubernetes) -> None:
