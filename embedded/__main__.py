@@ -20,46 +20,37 @@ from embedded.environment import (
 from embedded.errors import SetupError
 from embedded.home import locate
 from embedded.machine import take_down
-from embedded.processes import interruptible
+from embedded.processes import run_as_command
 from embedded.testbench import run_on_bench
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERRUPTED = 130
-
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit status."""
     options = _parser().parse_args(argv)
-    interruptible()
-    try:
-        if options.action == "detached":
-            return _become(options.command, detached_environment())
-        if options.action == "bench":
-            refuse_foreign_settings(also=(TEST_KUBECONFIG,))
-            return run_on_bench(words_of(options.command))
-        refuse_foreign_settings()
-        if options.action == "demo":
-            return demo.run(locate(), chosen_ports(), once=options.once)
-        if options.action == "down":
-            return _down(purge=options.purge)
-        if options.action == "backup":
-            print(backups.back_up(locate(), chosen_ports(), options.to))
-            return 0
-        if options.action == "restore":
-            print(backups.restore(locate(), chosen_ports(), options.source, options.identity))
-            return 0
-        return _run(options.role, options.command)
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        # A full disk, a folder that became read-only, a connection that broke: the system's own words name it.
-        print(f"Stopped by an error of the system: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return run_as_command(lambda: _act(options))
+
+
+def _act(options: argparse.Namespace) -> int:
+    if options.action == "detached":
+        return _become(options.command, detached_environment())
+    if options.action == "bench":
+        refuse_foreign_settings(also=(TEST_KUBECONFIG,))
+        return run_on_bench(words_of(options.command))
+    refuse_foreign_settings()
+    if options.action == "demo":
+        return demo.run(locate(), chosen_ports(), once=options.once)
+    if options.action == "down":
+        return _down(purge=options.purge)
+    if options.action == "backup":
+        print(backups.back_up(locate(), chosen_ports(), options.to))
+        return 0
+    if options.action == "restore":
+        print(backups.restore(locate(), chosen_ports(), options.source, options.identity))
+        return 0
+    return _run(options.role, options.command)
 
 
 def _parser() -> argparse.ArgumentParser:

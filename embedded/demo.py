@@ -11,13 +11,12 @@ from embedded.errors import SetupError
 from embedded.home import prepare
 from embedded.journey import Journey
 from embedded.machine import Machine, furnish, held, running
+from embedded.processes import INTERRUPTED
 from embedded.terminal import Terminal
 
 if TYPE_CHECKING:
     from embedded.environment import Ports
     from embedded.home import Home
-
-INTERRUPTED = 130
 
 
 def run(home: Home, ports: Ports, *, once: bool) -> int:

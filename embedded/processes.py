@@ -7,6 +7,7 @@ import os
 import select
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,12 +23,29 @@ if TYPE_CHECKING:
 # Enough of a failed command's output to see the cause, not so much that the sentence is lost.
 SHOWN_LINES = 25
 GRACE_SECONDS = 15.0
+INTERRUPTED = 130
 
 
 def interruptible() -> None:
     """Let a polite kill and a closed terminal unwind like Ctrl-C, so that every `finally` runs."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     signal.signal(signal.SIGHUP, signal.default_int_handler)
+
+
+def run_as_command(work: Callable[[], int]) -> int:
+    """Do what a command is for and return its exit status; what goes wrong is told in a sentence."""
+    interruptible()
+    try:
+        return work()
+    except SetupError as error:
+        print(error, file=sys.stderr)
+        return 1
+    except OSError as error:
+        # A full disk, a folder that became read-only, a connection that broke: the system's own words name it.
+        print(f"Stopped by an error of the system: {error}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return INTERRUPTED
 
 
 @contextlib.contextmanager

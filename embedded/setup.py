@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from embedded.errors import SetupError
 from embedded.files import alone, digest, write_whole
-from embedded.processes import interruptible, run
+from embedded.processes import INTERRUPTED, interruptible, run
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,7 +59,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 1
     except KeyboardInterrupt:
         print("Set-up interrupted; run the same command again to go on.", file=sys.stderr)
-        return 130
+        return INTERRUPTED
     return 0
 
 

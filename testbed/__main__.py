@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from embedded.errors import SetupError
 from embedded.files import alone
 from embedded.home import locate
-from embedded.processes import interruptible, passed_on, uninterrupted
+from embedded.processes import passed_on, run_as_command, uninterrupted
 from testbed import build, control, images, node, plane, product, simulated, status
 from testbed.bed import Bed, inside_variables, ourselves
 from testbed.build import Programs
@@ -22,7 +22,6 @@ from testbed.steps import step
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-INTERRUPTED = 130
 TIERS = {"control": (), "simulated": ("simulated",), "node": ("node",), "all": ("simulated", "node")}
 DEFAULT_HOME = Path("/tmp/flowplane-testbed")
 SIMULATED_NODES = 3
@@ -32,18 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Do what the arguments say; return the exit status."""
     given = list(sys.argv[1:] if argv is None else argv)
     options = _parser().parse_args(given)
-    interruptible()
-    try:
-        bed = Bed(options.home.resolve())
-        return int(options.action(bed, options, given))
-    except SetupError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except OSError as error:
-        print(f"Stopped by an error of the system: {error}", file=sys.stderr)
-        return 1
-    except KeyboardInterrupt:
-        return INTERRUPTED
+    return run_as_command(lambda: int(options.action(Bed(options.home.resolve()), options, given)))
 
 
 def _parser() -> argparse.ArgumentParser:
