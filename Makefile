@@ -68,7 +68,7 @@ testbed-status: setup-development ## Say what of it runs, where, and in how much
 	@exec $(TESTBED) status
 
 chaos: setup-development ## What is left out there for time: every kill, long lives, 1,000 random kills (SEED=1; hours)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m chaos $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "chaos and not kubernetes" $(ARGS)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --every-kill --timeout 7200 tests/provisioning/test_kills.py
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED))
 

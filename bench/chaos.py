@@ -7,13 +7,16 @@ of wishes follows from the seed; when which of them meet does not. What a proces
 does here; one that gave up is told to go on.
 
 Afterwards: every wish is what is there, no broker runs twice or for nobody, the ledger of leftovers waits for nobody,
-and every accepted change has its audit event. Prints a table in Markdown; ends with 1 when anything was amiss.
+and what the customers were told is what the account database holds: no operation and no cluster that nobody was told
+of, none that was told of and is not there, and one audit event for each. Wishes that changed nothing count for nothing.
+Prints what was counted; ends with 1 when anything was amiss, and leaves the folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import contextlib
+import json
 import os
 import random
 import signal
@@ -25,6 +28,7 @@ import time
 import xmlrpc.client
 from collections import Counter
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -48,20 +52,45 @@ AHEAD = 10
 ENGINE = "engine"
 
 
+# What a cluster can be resized to without moving its data, and back.
+OTHER_SIZE = {"small": "small-plus", "small-plus": "small", "resilient": "resilient-4", "resilient-4": "resilient"}
+BROKERS = {"small": 1, "small-plus": 1, "resilient": 3, "resilient-4": 4}
+
+
 @dataclass
 class Tally:
     """What happened, counted by whoever did it."""
 
     kills: Counter[str] = field(default_factory=Counter)
-    operations: Counter[str] = field(default_factory=Counter)
+    # What customers were told of: operation -> (cluster, kind).
+    accepted: dict[str, tuple[str, str]] = field(default_factory=dict)
     outcomes: Counter[str] = field(default_factory=Counter)
     refusals: Counter[str] = field(default_factory=Counter)
+    seconds: list[float] = field(default_factory=list)
     amiss: list[str] = field(default_factory=list)
 
     @property
     def asked(self) -> int:
-        """Accepted operations so far."""
-        return sum(self.operations.values())
+        """Accepted operations so far, each once."""
+        return len(self.accepted)
+
+    @property
+    def kinds(self) -> Counter[str]:
+        return Counter(kind for _, kind in self.accepted.values())
+
+
+@dataclass
+class Owned:
+    """What a customer knows of a cluster."""
+
+    lifecycle: str
+    size: str
+    release: str
+
+    @property
+    def brokers(self) -> int:
+        """How many are to run."""
+        return BROKERS[self.size] if self.lifecycle == "running" else 0
 
 
 class Killer:
@@ -124,8 +153,7 @@ class Customer:
         self._tally = tally
         self._random = random.Random(seed)
         self._size = size
-        self.brokers = 3 if size == "resilient" else 1
-        self.clusters: dict[str, str] = {}
+        self.clusters: dict[str, Owned] = {}
 
     def work(self, is_enough: Callable[[], bool]) -> None:
         """Wish one thing after the other, each when the one before has come to its end."""
@@ -138,10 +166,15 @@ class Customer:
                 continue
             told = answer.json()
             operation = told.get("operation", told)
-            self._tally.operations[kind] += 1
-            outcome = self._follow(operation["id"])
-            self._tally.outcomes[outcome] += 1
-            self._remember(kind, operation["cluster_id"])
+            if operation["id"] in self._tally.accepted:
+                # Nothing was to be changed: the answer is the operation that made it so.
+                self._tally.refusals[f"{kind}: is so already"] += 1
+                continue
+            self._tally.accepted[operation["id"]] = (operation["cluster_id"], operation["kind"])
+            began = time.monotonic()
+            self._tally.outcomes[self._follow(operation["id"])] += 1
+            self._tally.seconds.append(time.monotonic() - began)
+            self._remember(operation["cluster_id"])
 
     def _choose(self) -> tuple[str, str, str, dict[str, Any] | None]:
         """The next wish, one that makes sense for what there is."""
@@ -149,23 +182,22 @@ class Customer:
         if not idle or (len(idle) < 2 and self._random.random() < 0.3):
             wish = {"name": f"c-{uuid4().hex[:8]}", "stage": "dev", "region": "local", "channel": "next"}
             return "create", "POST", "/clusters", {**wish, "plan_type": self._size, "release": "8.5.8"}
-        cluster_id, lifecycle = self._random.choice(idle)
+        cluster_id, owned = self._random.choice(idle)
         at = f"/clusters/{cluster_id}"
-        if lifecycle == "suspended":
+        if owned.lifecycle == "suspended":
             return self._random.choice([("resume", "POST", f"{at}/resume", None), self._deletion(at)])
-        other = "small-plus" if self._size == "small" else "resilient"
-        return self._random.choice(
-            [
-                ("suspend", "POST", f"{at}/suspend", None),
-                ("revoke access", "POST", f"{at}/revoke-access", None),
-                ("resize", "POST", f"{at}/resize", {"plan_type": other}),
-                ("back up", "POST", f"{at}/backups", None),
-                ("back up", "POST", f"{at}/backups", None),
-                ("upgrade", "POST", f"{at}/upgrade", {"release": "8.6.0"}),
-                self._restore(cluster_id, at),
-                self._deletion(at),
-            ]
-        )
+        wishes: list[tuple[str, str, str, dict[str, Any] | None]] = [
+            ("suspend", "POST", f"{at}/suspend", None),
+            ("revoke access", "POST", f"{at}/revoke-access", None),
+            ("resize", "POST", f"{at}/resize", {"plan_type": OTHER_SIZE[owned.size]}),
+            ("back up", "POST", f"{at}/backups", None),
+            ("back up", "POST", f"{at}/backups", None),
+            self._restore(cluster_id, at),
+            self._deletion(at),
+        ]
+        if owned.release == "8.5.8":
+            wishes.append(("upgrade", "POST", f"{at}/upgrade", {"release": "8.6.0"}))
+        return self._random.choice(wishes)
 
     @staticmethod
     def _deletion(at: str) -> tuple[str, str, str, None]:
@@ -207,19 +239,18 @@ class Customer:
         self._tally.amiss.append(f"operation {operation_id} did not end: {operation['waits_for']}")
         return "endless"
 
-    def _remember(self, kind: str, cluster_id: str) -> None:
-        if kind == "delete":
-            self.clusters.pop(cluster_id, None)
-        else:
-            answer = self._ask("GET", f"/clusters/{cluster_id}", None)
-            if answer.ok:
-                self.clusters[cluster_id] = answer.json()["lifecycle"]
+    def _remember(self, cluster_id: str) -> None:
+        self.clusters.pop(cluster_id, None)
+        found = self._ask("GET", f"/clusters/{cluster_id}", None).json()
+        # One whose creation or deletion was not the end of it is still the customer's.
+        if found.get("lifecycle") in ("running", "suspended"):
+            self.clusters[cluster_id] = Owned(found["lifecycle"], found["plan_type"], found["release"])
 
     def come_to_rest(self) -> None:
         """Wait until every cluster is as it is wished."""
         deadline = time.monotonic() + PATIENCE_SECONDS
-        for cluster_id, lifecycle in self.clusters.items():
-            wanted = "healthy" if lifecycle == "running" else "suspended"
+        for cluster_id, owned in self.clusters.items():
+            wanted = "healthy" if owned.lifecycle == "running" else "suspended"
             while (phase := self._ask("GET", f"/clusters/{cluster_id}", None).json()["phase"]) != wanted:
                 if time.monotonic() > deadline:
                     self._tally.amiss.append(f"cluster {cluster_id} is {phase}, not {wanted}")
@@ -234,7 +265,7 @@ def main() -> int:
     folder.chmod(0o755)
     home = Home(folder / "home", locate().cache, service_account())
     machine = furnish(home, chosen_ports())
-    tally = Tally()
+    tally, is_clean = Tally(), False
     try:
         with running(machine, lambda _title: contextlib.nullcontext()) as supervisor:
             customers = [
@@ -249,9 +280,10 @@ def main() -> int:
             seconds = _disturb(machine, supervisor, customers, tally, told)
             for customer in customers:
                 customer.come_to_rest()
-            tally.amiss += _judge(machine, customers)
+            tally.amiss += _judge(machine, customers, tally)
+            is_clean = not tally.amiss
     finally:
-        if not tally.amiss:
+        if is_clean:
             purge(home)
             folder.rmdir()
     _show(tally, seconds, told)
@@ -277,23 +309,25 @@ def _disturb(
     killer = Killer(machine, supervisor, tally, told.seed)
 
     def is_enough() -> bool:
-        return bool(tally.asked >= told.operations and sum(tally.kills.values()) >= told.kills)
+        is_done = tally.asked >= told.operations and sum(tally.kills.values()) >= told.kills
+        # Whoever works on without the others would work for ever.
+        return is_done or killer.stop.is_set()
 
     began = time.monotonic()
-    deaths = threading.Thread(target=killer.run, args=[told.kills, told.operations, told.pause])
-    deaths.start()
-    workers = [threading.Thread(target=customer.work, args=[is_enough]) for customer in customers]
-    for worker in workers:
-        worker.start()
-    for worker in workers:
-        worker.join()
-    killer.stop.set()
-    deaths.join()
+    with ThreadPoolExecutor(len(customers) + 1) as pool:
+        deaths = pool.submit(killer.run, told.kills, told.operations, told.pause)
+        workers = [pool.submit(customer.work, is_enough) for customer in customers]
+        for ended in as_completed([deaths, *workers]):
+            if error := ended.exception():
+                tally.amiss.append(f"somebody gave up: {error!r}")
+                killer.stop.set()
+            if all(worker.done() for worker in workers):
+                killer.stop.set()
     killer.revive()
     return time.monotonic() - began
 
 
-def _judge(machine: Machine, customers: list[Customer]) -> list[str]:
+def _judge(machine: Machine, customers: list[Customer], tally: Tally) -> list[str]:
     """What is amiss now that everything has come to rest."""
     amiss = []
     per_cluster = Counter(
@@ -306,13 +340,15 @@ def _judge(machine: Machine, customers: list[Customer]) -> list[str]:
     ]
     if strangers:
         amiss.append(f"engines that nobody wishes: {strangers}")
-    for customer in customers:
-        for cluster_id, lifecycle in customer.clusters.items():
-            wanted = 0 if lifecycle == "suspended" else customer.brokers
-            if per_cluster[cluster_id] != wanted:
-                amiss.append(f"cluster {cluster_id} has {per_cluster[cluster_id]} brokers and should have {wanted}")
+    owned = {cluster_id: one for customer in customers for cluster_id, one in customer.clusters.items()}
+    for cluster_id, one in owned.items():
+        if per_cluster[cluster_id] != one.brokers:
+            amiss.append(f"cluster {cluster_id} has {per_cluster[cluster_id]} brokers and should have {one.brokers}")
     argv = [sys.executable, "-m", "bench.chaos_inside"]
-    seen = subprocess.run(argv, env=machine.environment("system"), capture_output=True, text=True, check=False)
+    told = json.dumps({"operations": tally.accepted, "clusters": sorted(owned)})
+    seen = subprocess.run(
+        argv, input=told, env=machine.environment("system"), capture_output=True, text=True, check=False
+    )
     return [*amiss, *seen.stdout.splitlines(), *([] if seen.returncode == 0 else [seen.stderr[-2000:]])]
 
 
@@ -324,12 +360,16 @@ def _show(tally: Tally, seconds: float, told: argparse.Namespace) -> None:
     print(f"seed {told.seed}: {tally.asked} operations, {sum(tally.kills.values())} kills, {seconds:.0f} s")
     for title, counts in (
         ("killed", tally.kills),
-        ("asked for", tally.operations),
+        ("asked for", tally.kinds),
         ("came out", tally.outcomes),
         ("refused", tally.refusals),
     ):
         print(f"- {title}: " + ", ".join(f"{name} {count}" for name, count in sorted(counts.items())))
-    print(f"- amiss: {len(tally.amiss)}")
+    told_seconds = sorted(tally.seconds) or [0.0]
+    print(
+        f"- accepted → over: median {told_seconds[len(told_seconds) // 2]:.0f} s, longest {told_seconds[-1]:.0f} s"
+        f"\n- amiss: {len(tally.amiss)}"
+    )
     for sentence in tally.amiss:
         print(f"  - {sentence}")
 

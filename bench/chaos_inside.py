@@ -1,11 +1,16 @@
-"""What `bench.chaos` asks of the account database at the end: one line for everything that is amiss."""
+"""What `bench.chaos` asks of the account database at the end: one line for everything that is amiss.
+
+Reads from its input, as JSON, what customers were told of: `{"operations": {id: [cluster, kind]}, "clusters": [id]}`.
+"""
 
 from __future__ import annotations
 
+import json
 import os
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from typing import Any
 
 import django
 
@@ -20,10 +25,10 @@ from provisioning.states import OPEN_STATES, LeftoverState  # noqa: E402
 from tenants.models import AuditEvent  # noqa: E402
 
 
-def findings() -> Iterator[str]:
+def findings(told: Mapping[str, Any]) -> Iterator[str]:
     """One sentence for each thing that is not as it should be."""
     sweeper.take_inventories()
-    for entry in Leftover.objects.filter(state=LeftoverState.FOUND):
+    for entry in Leftover.objects.filter(state__in=[LeftoverState.FOUND, LeftoverState.REMOVING]):
         yield f"in the region and nobody's: {entry} {entry.found}"
     for row in Operation.objects.filter(state__in=OPEN_STATES, cluster__drill_of=None):
         yield f"operation {row.pk} ({row.kind}) is still {row.state}"
@@ -33,7 +38,21 @@ def findings() -> Iterator[str]:
         yield f"cluster {cluster.pk} is still on trial"
     for cluster in Cluster.objects.live().filter(lease_expires_at__lt=Now()):
         yield f"cluster {cluster.pk} has a lease that nobody gave back"
+    yield from _unknown_to_customers(told)
     yield from _audit_gaps()
+
+
+def _unknown_to_customers(told: Mapping[str, Any]) -> Iterator[str]:
+    """Every operation and cluster is one that a customer was told of, and the other way round."""
+    accepted = {number: tuple(about) for number, about in told["operations"].items()}
+    asked = Operation.objects.exclude(actor_kind="system")
+    held = {str(row.pk): (str(row.cluster_id), row.kind) for row in asked.only("cluster", "kind")}
+    for number in accepted.keys() | held.keys():
+        if accepted.get(number) != held.get(number):
+            yield f"operation {number}: a customer was told {accepted.get(number)}, the database has {held.get(number)}"
+    live = {str(row.pk) for row in Cluster.objects.live().filter(drill_of=None).only("pk")}
+    for number in live ^ set(told["clusters"]):
+        yield f"cluster {number} is {'nobody’s' if number in live else 'not there any more'}"
 
 
 def _audit_gaps() -> Iterator[str]:
@@ -52,5 +71,5 @@ def _audit_gaps() -> Iterator[str]:
 
 
 if __name__ == "__main__":
-    for sentence in findings():
+    for sentence in findings(json.load(sys.stdin)):
         sys.stdout.write(sentence + "\n")
