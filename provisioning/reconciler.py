@@ -7,10 +7,11 @@ import random
 import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError
+from django.db import InterfaceError, OperationalError, connection
 
 from common.errors import Permanent, Temporary
 from provisioning import executor, planner, services, wakeups
@@ -142,6 +143,7 @@ def _attend(row: Cluster) -> bool:
     try:
         has_begun = _take_turn(row)
     except (OperationalError, InterfaceError):
+        _give_back_after_refusal(row)
         raise
     except Exception:  # the loop's rim: a row that cannot be understood is nobody else's trouble, and must not spin
         logger.exception("a turn broke off", extra={"cluster_id": row.pk})
@@ -150,6 +152,17 @@ def _attend(row: Cluster) -> bool:
     if has_begun:
         wakeups.remind(row.pk, delay_seconds=AFTER_ACTION_SECONDS)
     return has_begun
+
+
+def _give_back_after_refusal(row: Cluster) -> None:
+    """Give a lease back although what the turn found could not be written (deadlock, full disk), if the database can.
+
+    A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone.
+    """
+    with suppress(OperationalError, InterfaceError):
+        connection.close_if_unusable_or_obsolete()
+        seconds = _backoff_seconds(row.failures)
+        Cluster.objects.give_back(row, due_in_seconds=seconds, failures=row.failures + 1)
 
 
 def _take_turn(row: Cluster) -> bool:

@@ -7,13 +7,17 @@ import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import cast
 
+import psycopg
 import pytest
+from django.db import OperationalError, connection
 from django.db.models.functions import Now
 
-from provisioning import services, wakeups
+from provisioning import executor, reconciler, services, wakeups
+from provisioning.backends.base import ClusterBackend
 from provisioning.models import Cluster, Operation
-from provisioning.states import OperationState
+from provisioning.states import OPEN_STATES, OperationState
 from tests.factories import Person
 from tests.provisioning import shared_region
 from tests.provisioning.conftest import ask, put_on_plan
@@ -87,3 +91,28 @@ def test_what_kills_its_worker_is_parked_after_three_deaths(
         assert (other.state, other.error_code) == (OperationState.SUCCEEDED, "")
     with shared.opened() as region:
         assert region.starts == len(others)
+
+
+def test_a_database_that_refuses_what_a_turn_found_is_no_death_of_a_worker(
+    committed: Person, shared: SharedRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody else holds the operation's row, and we do not wait for locks: as a deadlock or a full disk would end."""
+    operation = services.create_cluster(actor=committed.actor, request=ask(region=shared.folder.name))
+    cluster = operation.cluster
+    monkeypatch.setitem(executor.BACKENDS, "shared", lambda _slug: cast(ClusterBackend, shared))
+    with connection.cursor() as cursor:
+        cursor.execute("SET lock_timeout = '50ms'")
+        with psycopg.connect(**connection.get_connection_params()) as other:
+            other.execute("SET ROLE flowplane_system")
+            other.execute("SELECT FROM provisioning_operation WHERE id = %s FOR UPDATE", [operation.pk])
+            for failures in range(1, reconciler.MAX_DEATHS + 2):
+                Cluster.objects.filter(pk=cluster.pk).update(due_at=Now())
+                with pytest.raises(OperationalError):
+                    reconciler.serve()
+                cluster.refresh_from_db()
+                assert (cluster.lease_expires_at, cluster.deaths, cluster.failures) == (None, 0, failures)
+    while operation.state in OPEN_STATES:
+        Cluster.objects.filter(pk=cluster.pk).update(due_at=Now())
+        reconciler.serve()
+        operation.refresh_from_db()
+    assert operation.state == OperationState.SUCCEEDED
