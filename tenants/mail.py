@@ -18,9 +18,9 @@ from django.db.models import F
 from django.db.models.functions import Now
 from django.template.loader import render_to_string
 from django.urls import reverse
-from django.utils import timezone
 
 from tenants import tokens
+from tenants.clock import database_now
 from tenants.models import MailKind, OutgoingMail
 
 log = logging.getLogger(__name__)
@@ -114,7 +114,7 @@ def _claim(mail_id: UUID) -> OutgoingMail | None:
     if row is None or row.due_at is None:
         return None
     gives_up = row.attempts + 1 >= MAX_ATTEMPTS
-    retry_at = None if gives_up else timezone.now() + FIRST_RETRY * RETRY_FACTOR**row.attempts
+    retry_at = None if gives_up else database_now() + FIRST_RETRY * RETRY_FACTOR**row.attempts
     due = OutgoingMail.objects.filter(pk=mail_id, due_at__lte=Now(), attempts=row.attempts)
     return row if due.update(attempts=F("attempts") + 1, due_at=retry_at) else None
 

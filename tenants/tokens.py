@@ -31,6 +31,7 @@ from joserfc.jwk import RSAKey
 
 from common.errors import Temporary
 from tenants.actor import Actor, PrincipalKind
+from tenants.clock import database_now
 from tenants.errors import InvalidClient, InvalidTarget, InvalidToken
 from tenants.models import Audience, Credential, CredentialSecret, SigningKey
 from tenants.roles import API_SCOPES, Permission
@@ -102,7 +103,7 @@ def ensure_signing_key() -> None:
     with transaction.atomic():
         _serialize_key_changes()
         if not _signing_keys().exists():
-            _make_signing_key(_database_now())
+            _make_signing_key(database_now())
 
 
 @transaction.atomic
@@ -114,7 +115,7 @@ def rotate_signing_key(*, withdraw: bool = False) -> SigningKey:
     """
     ensure_signing_key()
     _serialize_key_changes()
-    key = _make_signing_key(_database_now() + (timedelta() if withdraw else ACTIVATION_DELAY))
+    key = _make_signing_key(database_now() + (timedelta() if withdraw else ACTIVATION_DELAY))
     others = SigningKey.objects.exclude(pk=key.pk)
     if withdraw:
         others.filter(_not_retired()).update(retires_at=Now())
@@ -139,17 +140,6 @@ def _make_signing_key(activates_at: datetime) -> SigningKey:
         private_sealed=_seal().encrypt(json.dumps(pair.as_dict(private=True)).encode()),
         activates_at=activates_at,
     )
-
-
-def _database_now() -> datetime:
-    """What `Now()` stands for: a host's clock that is ahead would make a key that does not sign yet, and then another.
-
-    One statement.
-    """
-    with connection.cursor() as cursor:
-        cursor.execute("SELECT statement_timestamp()")
-        now: datetime = cursor.fetchone()[0]
-    return now
 
 
 def _serialize_key_changes() -> None:

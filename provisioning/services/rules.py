@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
@@ -43,6 +42,7 @@ from provisioning.states import (
 )
 from tenants import services as tenancy
 from tenants.actor import Actor
+from tenants.clock import database_now
 from tenants.naming import clean_name
 from tenants.roles import Permission
 from tenants.services.organizations import lock_organization
@@ -418,10 +418,10 @@ def _require_rest(row: Cluster) -> None:
 def next_backup_number(row: Cluster) -> int:
     """Numbers have to rise, and one that failed is burnt: seconds of the epoch, or the one after the last.
 
-    By the clock, so that they rise even when this database was restored from an older copy.
+    By the database server's clock, so that they rise even when this database was restored from an older copy.
     """
     last = Backup.objects.filter(cluster=row).aggregate(last=Max("number"))["last"] or 0
-    return max(int(time.time()), last + 1)
+    return max(int(database_now().timestamp()), last + 1)
 
 
 def restore_backup_rule(backup_id: UUID) -> WishRule:

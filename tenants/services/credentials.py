@@ -14,12 +14,12 @@ from uuid import UUID, uuid4
 from django.db import transaction
 from django.db.models import F, Q
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from common.errors import EntitlementExceeded, InvalidRequest, NotFound
 from tenants import audit, tokens
 from tenants.actor import Actor
 from tenants.audit import Changes
+from tenants.clock import database_now
 from tenants.errors import CredentialLimit, NameTaken
 from tenants.models import Audience, Credential, CredentialSecret
 from tenants.naming import clean_name
@@ -157,7 +157,7 @@ def update_credential(
         changes["name"], credential.name = (credential.name, cleaned), cleaned
     if is_disabled is not None and is_disabled != (credential.disabled_at is not None):
         changes["is_disabled"] = (not is_disabled, is_disabled)
-        credential.disabled_at = timezone.now() if is_disabled else None
+        credential.disabled_at = database_now() if is_disabled else None
     if not isinstance(expires_at, Unset) and expires_at != credential.expires_at:
         _require_future(expires_at)
         changes["expires_at"], credential.expires_at = (credential.expires_at, expires_at), expires_at
@@ -174,7 +174,7 @@ def revoke_credential(*, actor: Actor, credential_id: UUID, audience_id: UUID | 
     """
     credential = _lock_live(actor, credential_id, audience_id)
     credential.secrets.filter(revoked_at=None).update(revoked_at=Now())
-    credential.revoked_at = timezone.now()
+    credential.revoked_at = database_now()
     credential.save(update_fields=["revoked_at"])
     audit.record(actor, action="credential.revoked", target=credential, changes={"name": (credential.name, None)})
 
@@ -251,7 +251,7 @@ def _clean_scopes(actor: Actor, audience_id: UUID | None, scopes: Iterable[str])
 
 
 def _require_future(expires_at: datetime | None) -> None:
-    if expires_at is not None and expires_at <= timezone.now():
+    if expires_at is not None and expires_at <= database_now():
         raise InvalidRequest("The expiry must lie in the future.", field="expires_at")
 
 

@@ -11,11 +11,11 @@ from django.core.exceptions import ValidationError
 from django.core.validators import validate_email
 from django.db import transaction
 from django.db.models.functions import Now
-from django.utils import timezone
 
 from common.errors import EntitlementExceeded, NotFound, NotPermitted
 from tenants import audit, tokens
 from tenants.actor import Actor, PrincipalKind
+from tenants.clock import database_now
 from tenants.errors import InvalidMember, InvitationUnusable
 from tenants.models import Invitation, MailKind, Membership, Organization
 from tenants.roles import Permission
@@ -44,7 +44,7 @@ def invite_member(*, actor: Actor, email: str, role: str, member_limit: MemberLi
     organization = lock_organization(actor.organization)
     _refuse_known(organization, address)
     _require_seat(organization, member_limit, pending=_pending(organization.pk).count())
-    expires_at = timezone.now() + INVITATION_LIFETIME
+    expires_at = database_now() + INVITATION_LIFETIME
     invitation = Invitation(
         id=uuid4(), organization=organization, email=address, role=wanted.value, expires_at=expires_at
     )
@@ -65,7 +65,7 @@ def resend_invitation(*, actor: Actor, invitation_id: UUID) -> Invitation:
     """Mail a new link with a new expiry; the old link is worthless from now on. Raises `InvitationUnusable`."""
     actor.require(Permission.MEMBERS_WRITE)
     invitation = _lock_open(actor, invitation_id)
-    before, invitation.expires_at = invitation.expires_at, timezone.now() + INVITATION_LIFETIME
+    before, invitation.expires_at = invitation.expires_at, database_now() + INVITATION_LIFETIME
     invitation.token_digest = tokens.digest(tokens.invitation_token(invitation.pk, invitation.expires_at))
     invitation.save(update_fields=["expires_at", "token_digest"])
     audit.record(
@@ -83,7 +83,7 @@ def revoke_invitation(*, actor: Actor, invitation_id: UUID) -> None:
     """Make an invitation's link worthless. Raises `InvitationUnusable` when it was accepted or revoked before."""
     actor.require(Permission.MEMBERS_WRITE)
     invitation = _lock_open(actor, invitation_id)
-    invitation.revoked_at = timezone.now()
+    invitation.revoked_at = database_now()
     invitation.save(update_fields=["revoked_at"])
     audit.record(actor, action="invitation.revoked", target=invitation, changes={"email": (invitation.email, None)})
 
@@ -125,7 +125,7 @@ def _require_usable(invitation: Invitation, actor: Actor) -> None:
         raise InvitationUnusable("This invitation was accepted before. It works once.")
     if invitation.revoked_at:
         raise InvitationUnusable("This invitation was withdrawn. Ask whoever invited you for a new one.")
-    if invitation.expires_at <= timezone.now():
+    if invitation.expires_at <= database_now():
         raise InvitationUnusable("This invitation has expired. Ask whoever invited you for a new one.")
     owned = EmailAddress.objects.filter(user_id=actor.principal_id, verified=True, email__iexact=invitation.email)
     if not owned.exists():
@@ -141,7 +141,7 @@ def _join(invitation: Invitation, actor: Actor) -> None:
     membership = Membership.objects.create(
         organization_id=invitation.organization_id, user_id=actor.principal_id, role=invitation.role
     )
-    invitation.accepted_at = timezone.now()
+    invitation.accepted_at = database_now()
     invitation.save(update_fields=["accepted_at"])
     audit.record(
         actor,

@@ -17,6 +17,7 @@ from django.db.models.functions import Now
 from provisioning import executor, reconciler, services, wakeups
 from provisioning.backends.base import ClusterBackend
 from provisioning.models import Cluster, Operation
+from provisioning.statements import MAX_DEATHS
 from provisioning.states import OPEN_STATES, OperationState
 from tests.factories import Person
 from tests.provisioning import shared_region
@@ -105,7 +106,7 @@ def test_a_database_that_refuses_what_a_turn_found_is_no_death_of_a_worker(
         with psycopg.connect(**connection.get_connection_params()) as other:
             other.execute("SET ROLE flowplane_system")
             other.execute("SELECT FROM provisioning_operation WHERE id = %s FOR UPDATE", [operation.pk])
-            for failures in range(1, reconciler.MAX_DEATHS + 2):
+            for failures in range(1, MAX_DEATHS + 2):
                 Cluster.objects.filter(pk=cluster.pk).update(due_at=Now())
                 with pytest.raises(OperationalError):
                     reconciler.serve()
