@@ -368,7 +368,9 @@ def _superuser(bench: Testbench) -> psycopg.Connection[tuple[Any, ...]]:
 
 
 def _variables(bench: Testbench, role: str, ports: Ports | None = None) -> dict[str, str]:
-    return {**bench.environment(role, ports=ports), "DJANGO_SETTINGS_MODULE": "bench.bare_settings"}
+    one_organization_asks = {"FLOWPLANE_API_READS": "1000000", "FLOWPLANE_API_WRITES": "1000000"}
+    settings = {"DJANGO_SETTINGS_MODULE": "bench.bare_settings"}
+    return {**bench.environment(role, ports=ports), **one_organization_asks, **settings}
 
 
 def _worth_telling(text: str) -> list[str]:

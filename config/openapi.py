@@ -44,7 +44,10 @@ _ON_WRITES = {
     "415": "The body is not JSON.",
     "422": "The idempotency key was used for another request.",
 }
-_LAST = {"503": "Not available right now; see Retry-After."}
+_LAST = {
+    "429": "Your organization asks for too much at once; see Retry-After.",
+    "503": "Not available right now; see Retry-After.",
+}
 
 
 class BearerScheme(OpenApiAuthenticationExtension):  # type: ignore[no-untyped-call]

@@ -219,12 +219,17 @@ def _from_drf(error: Any) -> Problem:
     headers = {}
     if challenge := getattr(error, "auth_header", None):
         headers["WWW-Authenticate"] = challenge
-    if wait := getattr(error, "wait", None):
-        headers["Retry-After"] = str(math.ceil(wait))
+    wait = math.ceil(getattr(error, "wait", None) or 0)
+    if wait:
+        headers["Retry-After"] = str(wait)
     status = error.status_code
     code = _DRF_CODES.get(status, "invalid_request")
     if isinstance(error, drf.ValidationError):
         return _from_validation(error.detail)
+    if isinstance(error, drf.Throttled):
+        return Problem(
+            status, code, f"Your organization asks for too much at once. Ask again in {wait} s.", headers=headers
+        )
     if status == 404:
         return NOT_FOUND
     return Problem(status, code, str(error.detail), headers=headers)

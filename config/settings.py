@@ -187,12 +187,24 @@ else:
 DEFAULT_FROM_EMAIL = SERVER_EMAIL = env.text("EMAIL_FROM")
 
 # --- REST door -------------------------------------------------------------------------------------------------------
+# Of one organization at one web process, within ten seconds; 0: as many as come.
+API_REQUESTS = {"reads": env.number("API_READS", 600), "writes": env.number("API_WRITES", 200)}
+# Each process's own, and nothing but counts of requests: Redis may be away.
+CACHES = {
+    "default": {"BACKEND": "django.core.cache.backends.locmem.LocMemCache"},
+    "requests": {
+        "BACKEND": "django.core.cache.backends.locmem.LocMemCache",
+        "LOCATION": "requests",
+        "OPTIONS": {"MAX_ENTRIES": 10_000},
+    },
+}
 REST_FRAMEWORK = {
     "DEFAULT_AUTHENTICATION_CLASSES": [
         "tenants.auth.BearerAuthentication",
         "tenants.auth.ConsoleSessionAuthentication",
     ],
     "DEFAULT_PERMISSION_CLASSES": ["tenants.auth.IsAuthenticatedActor"],
+    "DEFAULT_THROTTLE_CLASSES": ["tenants.api.throttling.ReadThrottle", "tenants.api.throttling.WriteThrottle"],
     "DEFAULT_RENDERER_CLASSES": ["rest_framework.renderers.JSONRenderer"],
     "DEFAULT_PARSER_CLASSES": ["config.parsers.BoundedJSONParser"],
     "DEFAULT_SCHEMA_CLASS": "drf_spectacular.openapi.AutoSchema",

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from tenants.api.throttling import OrganizationThrottle
 from tenants.models import Invitation, Membership, Organization
 from tenants.roles import Role
 from tests.conftest import RestClient
@@ -38,6 +39,27 @@ def test_me_says_who_asks_and_what_is_permitted(api: Any, bob: Person) -> None:
             "organization:read",
         ],
     }
+
+
+def test_one_organization_does_not_take_the_door_from_others(
+    api: Any, bearer: Any, alice: Person, charlie: Person, settings: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings.API_REQUESTS = {"reads": 3, "writes": 2}
+    now = 1000.0
+    monkeypatch.setattr(OrganizationThrottle, "timer", staticmethod(lambda: now))
+    mine, program, other = api(alice), bearer(alice, "organization:read"), api(charlie)
+    assert [client.get("/api/v1/me").status_code for client in (mine, program, mine, program)] == [200, 200, 200, 429]
+    refused = mine.get("/api/v1/me")
+    assert problem(refused) == (
+        429,
+        "too_many_requests",
+        "Your organization asks for too much at once. Ask again in 10 s.",
+    )
+    assert refused["Retry-After"] == "10"
+    assert [mine.post("/api/v1/invitations", {}, format="json").status_code for _ in range(3)] == [400, 400, 429]
+    assert other.get("/api/v1/me").status_code == 200
+    now += 10.1
+    assert mine.get("/api/v1/me").status_code == 200
 
 
 def test_a_person_makes_a_first_organization(anonymous: RestClient) -> None:
