@@ -54,6 +54,7 @@ class Look:
         healthy: the partitions that it leads in health.
         positions: how far each of its replicas has processed, leading or following.
         topology: None when it was not asked, as the only broker, or did not say.
+        is_paused: it takes no commands, as the engine does by itself when its disk is nearly full.
     """
 
     answered: bool = False
@@ -62,6 +63,7 @@ class Look:
     # They change all the time, which is no news.
     positions: Mapping[int, int] = field(default_factory=dict, compare=False)
     topology: Topology | None = None
+    is_paused: bool = False
 
     @property
     def is_settled(self) -> bool:
@@ -77,6 +79,7 @@ class Look:
             tuple(record["healthy"]),
             {int(number): int(position) for number, position in record.get("positions", {}).items()},
             Topology.from_record(topology) if topology else None,
+            bool(record.get("is_paused")),
         )
 
     def to_record(self) -> dict[str, Any]:
@@ -86,6 +89,7 @@ class Look:
             "healthy": list(self.healthy),
             "positions": dict(self.positions),
             "topology": self.topology.to_record() if self.topology else None,
+            "is_paused": self.is_paused,
         }
 
 
@@ -105,6 +109,7 @@ def look_at(door: Door, *, is_one_of_several: bool = False) -> Look:
         healthy=led if up else _healthy_by_metric(door, led),
         positions={number: int(state.get("processedPosition") or 0) for number, state in replicas.items()},
         topology=read_topology(door) if is_one_of_several else None,
+        is_paused=not up and any(state.get("streamProcessorPhase") == "PAUSED" for state in replicas.values()),
     )
 
 

@@ -57,7 +57,7 @@ class View:
 
     def waits_for(self) -> str:
         """Return a sentence about what is missing until all is well, "" when nothing is."""
-        for say in (self._leaving, self._presence):
+        for say in (self._leaving, self._presence, self._pause):
             for node in range(self.size.brokers):
                 if sentence := say(node):
                     return sentence
@@ -86,6 +86,14 @@ class View:
             return ""
         whose = "The engine's process" if self.size.brokers == 1 else name
         return f"{whose} runs and does not answer yet."
+
+    def _pause(self, node: int) -> str:
+        if node not in self.looks or not self.looks[node].is_paused:
+            return ""
+        return (
+            f"{name_of(node, self.size.brokers)} takes no commands, because its disk is nearly full. It goes on by "
+            "itself as soon as there is room."
+        )
 
     def _health(self, node: int) -> str:
         look, name = self.looks[node], name_of(node, self.size.brokers)

@@ -66,6 +66,12 @@ def test_when_all_are_well_nothing_is_waited_for() -> None:
         (View(SMALL, {0: Look()}), "The engine's process runs and does not answer yet.", False),
         (View(SMALL, {0: look()}), "The engine's partition 1 has no healthy leader yet.", False),
         (View(SMALL, {0: look(1, up=False)}), "The engine does not call itself healthy yet.", False),
+        (
+            View(SMALL, {0: Look(answered=True, is_paused=True)}),
+            "The engine takes no commands, because its disk is nearly full. It goes on by itself as soon as there is "
+            "room.",
+            False,
+        ),
         (View(SMALL, {}, stopping=frozenset({0})), "The engine is stopping.", False),
     ],
 )
