@@ -262,6 +262,8 @@ ENGINE_IMAGE = env.text("ENGINE_IMAGE", "camunda/zeebe")
 # Under which ports the regions' edges lead clients to engines; REST only where one does.
 EDGE_PORT = env.number("EDGE_PORT", 443)
 EDGE_REST_PORT = env.optional_number("EDGE_REST_PORT")
+# What one process of ours may ask of a region's API server; what came in a burst may be twice that.
+REGION_REQUESTS_PER_SECOND = env.number("REGION_REQUESTS_PER_SECOND", 50)
 # Where engines put backups: an S3 interface, or nowhere.
 _store = env.all_or_none(
     "BACKUP_S3_ENDPOINT", "BACKUP_S3_REGION", "BACKUP_S3_BUCKET", "BACKUP_S3_ACCESS_KEY", "BACKUP_S3_SECRET_KEY"

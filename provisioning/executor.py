@@ -11,7 +11,7 @@ from django.utils.module_loading import import_string
 
 from provisioning.backends.base import ClusterBackend
 from provisioning.backends.engine.store import BackupStore
-from provisioning.backends.kubernetes.settings import KubernetesSettings, read_values
+from provisioning.backends.kubernetes.settings import Budget, KubernetesSettings, read_values
 from provisioning.backends.local.backend import LocalBackend
 from provisioning.backends.local.settings import LocalSettings
 from provisioning.planner import (
@@ -66,8 +66,13 @@ def _kubernetes(region_slug: str) -> ClusterBackend:
             endpoint_port=settings.EDGE_PORT,
             rest_port=settings.EDGE_REST_PORT,
             store=_store(),
+            budget=_budget(max(1, settings.REGION_REQUESTS_PER_SECOND)),
         )
     )
+
+
+def _budget(per_second: int) -> Budget:
+    return Budget(per_second, burst=2 * per_second)
 
 
 def _store() -> BackupStore | None:

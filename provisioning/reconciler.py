@@ -67,6 +67,12 @@ RESYNC_SECONDS = 300.0
 # The same for a running engine that no watch looks after: its end must be noticed within half a minute all the same.
 UNWATCHED_SECONDS = 20.0
 
+# Where all clusters of a region share a server, looks at what rests ask so much of it, however many they are: with a
+# watch, which tells of every change and of everything when it starts, and without one.
+RESYNC_REQUESTS_PER_SECOND = 1.0
+UNWATCHED_REQUESTS_PER_SECOND = 10.0
+COUNT_EVERY_SECONDS = 60.0
+
 MAX_BACKOFF_SECONDS = 300.0
 
 # A new release, or restored data, on which the engine ends so often is taken back.
@@ -294,8 +300,7 @@ def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcom
     """All is as it is wished."""
     if subject.is_half_way:
         return TurnOutcome(observed, None, executed=True, due_in_seconds=0.0)
-    is_unwatched = observed.running and not observed.age_seconds
-    seconds = UNWATCHED_SECONDS if is_unwatched else RESYNC_SECONDS
+    seconds = _rest_seconds(subject.row.region_id, observed)
     seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
     if not subject.is_in_undo_window:
         return TurnOutcome(observed, None, due_in_seconds=seconds)
@@ -307,6 +312,40 @@ def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcom
         waits_for=f"The undo window closes at {until:%Y-%m-%d %H:%M} UTC; until then the cluster can be restored.",
         due_in_seconds=min(seconds, (until - subject.now).total_seconds()),
     )
+
+
+def _rest_seconds(region_slug: str, observed: ObservedCluster) -> float:
+    """For how long a cluster at rest is not looked at unless something wakes it."""
+    if not observed.look_requests:
+        return UNWATCHED_SECONDS if observed.running and not observed.age_seconds else RESYNC_SECONDS
+    is_watched = wakeups.is_watched(region_slug)
+    return resync_seconds(_census.count(region_slug), observed, is_watched=is_watched)
+
+
+def resync_seconds(clusters: int, observed: ObservedCluster, *, is_watched: bool) -> float:
+    """The same where looks ask something of a server that so many clusters share."""
+    per_second = RESYNC_REQUESTS_PER_SECOND if is_watched else UNWATCHED_REQUESTS_PER_SECOND
+    at_least = RESYNC_SECONDS if is_watched or not observed.running else UNWATCHED_SECONDS
+    return max(at_least, clusters * observed.look_requests / per_second)
+
+
+class _Census:
+    """How many clusters a region has, as of a minute ago at most: the number changes slowly, and turns are many."""
+
+    def __init__(self) -> None:
+        self._counted: dict[str, tuple[float, int]] = {}
+
+    def count(self, region_slug: str) -> int:
+        """One query a minute."""
+        now = time.monotonic()
+        at, clusters = self._counted.get(region_slug, (-COUNT_EVERY_SECONDS, 0))
+        if now - at >= COUNT_EVERY_SECONDS:
+            clusters = read.clusters_in(region_slug)
+            self._counted[region_slug] = now, clusters
+        return clusters
+
+
+_census = _Census()
 
 
 def _stalled(

@@ -198,6 +198,8 @@ class ObservedCluster:
         waits_for: one sentence naming what is being waited for now, "" when nothing.
         endpoint: where clients reach it, None before it has one.
         age_seconds: how old this sight is; 0 for a fresh look.
+        look_requests: what a look at a cluster at rest asks of a server that all clusters of the region share; 0 where
+            there is none.
         restarts: how often an engine of it was started, for spotting a crash loop.
         last_exit: sentence about the last unexpected end, "" when there was none.
     """
@@ -220,6 +222,7 @@ class ObservedCluster:
     waits_for: str = ""
     endpoint: Endpoint | None = None
     age_seconds: float = 0.0
+    look_requests: int = 0
     restarts: int = 0
     last_exit: str = ""
 

@@ -27,6 +27,10 @@ RING_EXPIRES_SECONDS = 30
 RINGING = "flowplane.ringing"
 RINGING_MILLISECONDS = 1000
 
+# While this key stands in the broker, a process follows the region's changes. It falls by itself once that is gone.
+WATCHED = "flowplane.watched.{}"
+WATCHED_MILLISECONDS = 60_000
+
 
 def send(cluster_id: UUID, *, delay_seconds: float = 0.0) -> None:
     """Send the message now, to be taken up after the delay. Whoever takes it serves the fairest row that is due.
@@ -66,6 +70,19 @@ def hear() -> None:
     """Begin to look: whoever rings from now on has to send a message. Without a broker the key falls by itself."""
     with suppress(OperationalError), current_app.producer_or_acquire() as producer:
         _asked(producer, lambda redis: redis.delete(RINGING))
+
+
+def note_watch(region_slug: str) -> None:
+    """Tell that a region is being followed. Without a broker nobody knows, and clusters are looked at more often."""
+    with suppress(OperationalError), current_app.producer_or_acquire() as producer:
+        _asked(producer, lambda redis: redis.set(WATCHED.format(region_slug), 1, px=WATCHED_MILLISECONDS))
+
+
+def is_watched(region_slug: str) -> bool:
+    """Whether a process follows a region's changes; False when the broker does not answer."""
+    with suppress(OperationalError), current_app.producer_or_acquire() as producer:
+        return bool(_asked(producer, lambda redis: redis.exists(WATCHED.format(region_slug))))
+    return False
 
 
 def _asked(producer: Any, question: Callable[[Any], Any]) -> Any:

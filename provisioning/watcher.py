@@ -41,3 +41,9 @@ def watch(regions: list[Region]) -> threading.Event:
     for region in regions:
         threading.Thread(target=run, args=[region], name=f"watch-{region.slug}", daemon=True).start()
     return ended
+
+
+def tell(regions: list[Region]) -> None:
+    """Let the workers know that these regions are followed: then they look at what rests more rarely."""
+    for region in regions:
+        wakeups.note_watch(region.slug)

@@ -50,6 +50,9 @@ def _parser() -> argparse.ArgumentParser:
     up.add_argument(
         "--domain", default=plane.DOMAIN, help=f"the region's, whose names lead to the edge ({plane.DOMAIN})"
     )
+    up.add_argument(
+        "--audited", metavar="GROUP", default="", help="log each request of these users; when first started"
+    )
     up.set_defaults(action=_up)
     down = actions.add_parser("down", help="end everything and remove all state")
     down.add_argument("--name", help="end only this control plane")
@@ -100,7 +103,7 @@ def _up(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
         chosen = plane.provide(bed.planes, programs, options.name, options.domain)
         if "node" in TIERS[options.tier] and chosen.slot != 0:
             raise SetupError("The real node belongs to the first control plane; the others have simulated ones only.")
-        control.start(chosen)
+        control.start(chosen, audited=options.audited)
         if "simulated" in TIERS[options.tier]:
             simulated.start(chosen, options.nodes)
         if "node" in TIERS[options.tier]:

@@ -8,6 +8,7 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,6 +30,8 @@ PORTS_EACH = 20
 FIRST_PORT = 16400
 POD_NETWORK = "10.244.0.0/16"
 SIMULATED_NETWORK = "10.245.0.1/16"
+# Components that are a few lines of Python; all others are in the one compiled program.
+SCRIPTS = {"engines": Path(__file__).resolve().with_name("engines.py")}
 
 
 @dataclass(frozen=True)
@@ -133,7 +136,7 @@ class Plane:
         env = {**os.environ, **({"PATH": path} if path else {})}
         with (self.logs / f"{component}.log").open("ab") as log:
             child = subprocess.Popen(
-                [str(self.programs.box), component, *arguments],
+                [*self._program(component), *arguments],
                 cwd=self.folder,
                 env=env,
                 stdin=subprocess.DEVNULL,
@@ -149,7 +152,12 @@ class Plane:
             process = Process(int((self.processes / component).read_text()))
         except (OSError, ValueError):
             return None
-        return process if process.command[:2] == [str(self.programs.box), component] else None
+        program = self._program(component)
+        return process if process.command[: len(program)] == program else None
+
+    def _program(self, component: str) -> list[str]:
+        script = SCRIPTS.get(component)
+        return [sys.executable, "-I", "-S", str(script)] if script else [str(self.programs.box), component]
 
     def components(self) -> list[str]:
         """Return the names of the components that were started."""

@@ -16,7 +16,7 @@ from django.test.utils import CaptureQueriesContext
 from provisioning import planner, reconciler, selectors, services, wakeups
 from provisioning.errors import Fenced, JavaMissing, NoCapacity, RegionUnreachable
 from provisioning.models import Cluster, Operation
-from provisioning.spec import ObservedCluster, ReleaseState
+from provisioning.spec import ObservedBroker, ObservedCluster, ReleaseState
 from provisioning.states import OPEN_STATES, ConditionType, OperationKind, OperationState, Phase, StepKind, StepState
 from provisioning.verdicts import Verdict
 from tests.factories import Person
@@ -298,6 +298,17 @@ def test_an_engine_that_no_watch_looks_after_is_looked_at_often(
     assert row.due_at is not None
     assert row.seen_at is not None
     assert (row.due_at - row.seen_at).total_seconds() < at_most
+
+
+@pytest.mark.parametrize(
+    ("clusters", "is_watched", "seconds"),
+    [(1, True, 300), (10, True, 300), (1000, True, 14_000), (1, False, 20), (1000, False, 1400)],
+)
+def test_a_region_with_more_clusters_is_asked_no_more_often_for_those_at_rest(
+    clusters: int, is_watched: bool, seconds: float
+) -> None:
+    sight = ObservedCluster(exists=True, brokers=(ObservedBroker(0, running=True),), look_requests=14)
+    assert reconciler.resync_seconds(clusters, sight, is_watched=is_watched) == seconds
 
 
 def test_a_dead_engine_is_started_again(alice: Person, healthy: Cluster, region: PretendRegion) -> None:

@@ -45,6 +45,14 @@ def test_a_reminder_is_a_message_of_its_own() -> None:
     assert messages() == 2
 
 
+def test_a_watch_is_known_while_it_tells() -> None:
+    slug = f"region-{uuid4().hex[:8]}"
+    assert not wakeups.is_watched(slug)
+    wakeups.note_watch(slug)
+    assert wakeups.is_watched(slug)
+    assert not wakeups.is_watched(f"{slug}-2")
+
+
 @pytest.mark.django_db
 def test_each_accepted_wish_rings_after_its_commit(
     alice: Person, region: PretendRegion, django_capture_on_commit_callbacks: Any

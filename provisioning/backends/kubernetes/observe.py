@@ -28,6 +28,8 @@ from provisioning.spec import (
 
 # Seen: a second or two on a busy machine. The gateway learns of its partitions within this, too.
 FRESH_SECONDS = 30.0
+# Namespace, StatefulSet, pods, claims, and a list for each kind of object that a cluster owns: counted in a test.
+LOOK_REQUESTS = 14
 _EPOCH = datetime.fromtimestamp(0, UTC)
 # What Kubernetes says of a namespace that does not go, each true when it is so.
 _STUCK = (
@@ -94,6 +96,7 @@ class Observation:
             backup_detail=backup_detail,
             keeps_former=any(self._contents(node).former is not None for node in self._claims),
             waits_for=self._waits_for() or data_detail or backup_detail,
+            look_requests=LOOK_REQUESTS,
             endpoint=self._endpoint() if self._scene.stateful_set is not None else None,
             restarts=self._starts + max((pod.restarts for pod in self._pods.values()), default=0),
             last_exit=self._last_exit(),
