@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -26,7 +26,7 @@ from provisioning.backends.kubernetes.errors import Changed, Missing
 from provisioning.backends.kubernetes.fence import Ground
 from provisioning.backends.kubernetes.healing import Healing
 from provisioning.backends.kubernetes.holdings import Holdings, read_holdings
-from provisioning.backends.kubernetes.inventory import take_inventory
+from provisioning.backends.kubernetes.inventory import list_belongings, take_inventory
 from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, kinds_in, meta
 from provisioning.backends.kubernetes.look import Lookout
 from provisioning.backends.kubernetes.names import (
@@ -202,6 +202,10 @@ class KubernetesBackend:
         if not ground.is_going:
             self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid)
         return False
+
+    def belongings(self, cluster_id: UUID) -> Sequence[str]:
+        """See `ClusterBackend`. What Kubernetes itself makes of these objects goes with them, unnamed."""
+        return tuple(list_belongings(self._api, kinds_in(self._settings.values), cluster_id))
 
     def drop_backup(self, backup: BackupRef) -> bool:
         """See `ClusterBackend`.
