@@ -270,6 +270,8 @@ class Operation(OwnedByOrganization):
         max_length=12, choices=[(s.value, s.value) for s in OperationState], default=OperationState.PENDING.value
     )
     changes = models.JSONField(default=dict)
+    # Of a deletion, written before anything goes: kinds and names of what it removes, and which backups are kept.
+    receipt = models.JSONField(null=True, blank=True)
     spec_generation = models.PositiveIntegerField()
     actor_kind = models.CharField(max_length=12)
     actor_label = models.CharField(max_length=254)

@@ -244,6 +244,8 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         _refuse_hopeless(subject, observed, action)
         if isinstance(action, LetGo):
             services.end_trial(subject.row)
+        if isinstance(action, RemoveCluster) and action.step not in subject.tried_steps:
+            services.note_receipt(subject, backend.belongings(subject.row.pk))
         executed = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
     except Temporary as error:
         seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))

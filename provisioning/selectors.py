@@ -95,6 +95,7 @@ class OperationView:
     drill_of: UUID | None
     kind: OperationKind
     changes: Mapping[str, Sequence[Any]]
+    receipt: Mapping[str, Sequence[str]] | None
     state: OperationState
     verdict: verdicts.Verdict | None
     percent: int
@@ -117,6 +118,11 @@ class OperationView:
     def is_open(self) -> bool:
         """Whether it is still going on."""
         return self.state in OPEN_STATES
+
+    @property
+    def is_confirmed(self) -> bool:
+        """Whether the region has said that it came about; one that was ended by force may have left something."""
+        return self.state is OperationState.SUCCEEDED and not self.error_code
 
 
 @dataclass(frozen=True, slots=True)
@@ -658,6 +664,7 @@ def _operation_view(
         drill_of=row.cluster.drill_of_id,
         kind=kind,
         changes=row.changes,
+        receipt=row.receipt,
         state=state,
         verdict=verdicts.judge(
             state,

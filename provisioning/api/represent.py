@@ -95,6 +95,7 @@ def operation(view: OperationView) -> dict[str, Any]:
         "drill_of": view.drill_of,
         "kind": view.kind,
         "changes": view.changes,
+        "receipt": view.receipt,
         "state": view.state,
         "verdict": view.verdict,
         "percent": view.percent,

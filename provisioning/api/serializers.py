@@ -237,6 +237,13 @@ class StepSchema(serializers.Serializer[Any]):
     attempts = serializers.IntegerField()
 
 
+class ReceiptSchema(serializers.Serializer[Any]):
+    """What a deletion removes: written before anything goes, true once it has succeeded without an error."""
+
+    removed = serializers.ListField(child=serializers.CharField(), help_text="Kind and name of each.")
+    kept = serializers.ListField(child=serializers.CharField(), help_text="Backups that stay until you delete them.")
+
+
 class OperationSchema(serializers.Serializer[Any]):
     """An accepted change and how far it is."""
 
@@ -247,6 +254,7 @@ class OperationSchema(serializers.Serializer[Any]):
     )
     kind = serializers.ChoiceField(choices=[word.value for word in OperationKind])
     changes = ChangesField()
+    receipt = ReceiptSchema(allow_null=True)
     state = serializers.ChoiceField(choices=[word.value for word in OperationState])
     verdict = serializers.ChoiceField(choices=[word.value for word in Verdict], allow_null=True)
     percent = serializers.IntegerField(min_value=0, max_value=100)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -86,6 +86,9 @@ class ClusterBackend(Protocol):
 
     def delete(self, cluster_id: UUID, *, epoch: int) -> bool:
         """Begin complete removal, data included; True when nothing is left, or was there. Its backups stay."""
+
+    def belongings(self, cluster_id: UUID) -> Sequence[str]:
+        """All of one cluster that `delete` removes, in words for its customer: kinds and names; () when nothing is."""
 
     def drop_backup(self, backup: BackupRef) -> bool:
         """Remove some of a backup from the region's store, without the engine; True when nothing of it is left."""

@@ -78,6 +78,7 @@ REASONS = {
     "provisioning.Operation.kind": "one of the kinds of operations",
     "provisioning.Operation.state": "one of their states",
     "provisioning.Operation.changes": "named fields of the cluster's row, before and after",
+    "provisioning.Operation.receipt": "kinds and names of objects, folders and ports of ours; numbers of backups",
     "provisioning.Operation.actor_kind": "one of the kinds of principals",
     "provisioning.Operation.actor_label": "e-mail address or name of the principal",
     "provisioning.Operation.error_code": "word of ours",

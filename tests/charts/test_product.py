@@ -296,8 +296,10 @@ READ_BY_WATCH = {
     "networkpolicies", "secrets", "configmaps", "services", "poddisruptionbudgets", "statefulsets", "deployments",
 }  # fmt: skip
 APPLIED = READ_BY_WATCH - {"namespaces", "pods", "persistentvolumeclaims", "jobs"}
+REPLACED = {"resourcequotas", "limitranges", "networkpolicies", "poddisruptionbudgets"}
 USED = {
     **{key: {"list", "create", "patch", "delete"} for key in APPLIED},
+    **{key: {"list", "create", "patch", "update", "delete"} for key in REPLACED},
     "namespaces": {"get", "list", "create", "patch", "delete"},
     "configmaps": {"get", "list", "create", "patch", "delete"},
     "secrets": {"get", "list", "create", "patch", "delete"},
@@ -330,10 +332,11 @@ def test_rights_are_those_that_are_used(rendered: dict[str, list[Object]]) -> No
         binding = one(objects, "ClusterRoleBinding", f"flowplane-flowplane-{name}")
         assert [subject["name"] for subject in binding["subjects"]] == accounts
         assert binding["roleRef"]["name"] == binding["metadata"]["name"]
-    edge = rights(one(rendered["everything"], "ClusterRole", "flowplane-flowplane-engines"))
-    assert edge == USED | {"ingresses": {"list", "create", "patch"}}
-    route = rights(one(rendered["tls-route"], "ClusterRole", "flowplane-flowplane-engines"))
-    assert route == USED | {key: {"list", "create", "patch"} for key in ("tlsroutes", "servicemonitors")}
+    for name, asked in (("everything", ("ingresses",)), ("tls-route", ("tlsroutes", "servicemonitors"))):
+        engines = rights(one(rendered[name], "ClusterRole", "flowplane-flowplane-engines"))
+        assert engines == USED | {key: {"list", "create", "patch", "delete"} for key in asked}
+        watch = rights(one(rendered[name], "ClusterRole", "flowplane-flowplane-watch"))
+        assert watch == {key: {"list", "watch"} for key in (*READ_BY_WATCH, *asked)}
 
 
 def test_no_right_is_one_to_get_more_rights(objects: list[Object]) -> None:
@@ -342,7 +345,8 @@ def test_no_right_is_one_to_get_more_rights(objects: list[Object]) -> None:
             for rule in found["rules"]:
                 given = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
                 assert not any("*" in word for word in given)
-                assert not given & {"escalate", "bind", "impersonate", "update", "deletecollection"}
+                assert not given & {"escalate", "bind", "impersonate", "deletecollection"}
+                assert "update" not in rule["verbs"] or REPLACED.issuperset(rule["resources"])
                 assert not given & {"rbac.authorization.k8s.io", "pods/exec", "serviceaccounts/token", "nodes"}
 
 

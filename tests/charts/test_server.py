@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 import yaml
 
+from provisioning.backends.kubernetes.drift import key_of, where_it_differs
+from provisioning.backends.kubernetes.kinds import RULES
 from tests.charts.cases import ALL, NAMESPACE, Object, render
 from tests.kubernetes import Kubernetes
 
@@ -42,7 +44,7 @@ def differences(wanted: Any, kept: Any, path: str = "") -> Iterator[str]:
 
 
 def require_kept_by_server(cluster: Kubernetes, objects: list[Object], manager: str) -> None:
-    """Fail where a server-side apply, which changes nothing, would not keep what it is given."""
+    """Fail where a server-side apply, which changes nothing, would not keep what it is given, or add to a rule."""
     options = ("--server-side", f"--field-manager={manager}", "--dry-run=server", "--force-conflicts", "-o", "json")
     answer = cluster.kubectl("apply", *options, "-f", "-", objects=yaml.safe_dump_all(objects))
     kept = {(found["kind"], found["metadata"]["name"]): found for found in json.loads(answer)["items"]}
@@ -53,6 +55,7 @@ def require_kept_by_server(cluster: Kubernetes, objects: list[Object], manager: 
         for wanted in objects
     }
     assert not {name: lines for name, lines in found.items() if lines}
+    assert {where_it_differs(one, kept[key_of(one)]) for one in objects if one["kind"] in RULES} <= {""}
 
 
 @pytest.mark.parametrize("name", ALL)

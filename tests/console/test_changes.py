@@ -117,6 +117,20 @@ def test_a_refusal_stands_in_the_place_of_the_plan(browser: Browser, alice: Pers
     assert "An upgrade begins with a healthy engine" in text
 
 
+def test_a_deletion_shows_its_receipt(browser: Browser, alice: Person, healthy: Cluster) -> None:
+    operation = services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
+    session, address = browser(alice), page("operation", operation.pk)
+    assert "to be removed" not in text_of(session, address)
+    receipt = {"removed": ["StatefulSet broker"], "kept": ["Backup 7 of 2026-11-28 12:00 UTC"]}
+    Operation.objects.filter(pk=operation.pk).update(receipt=receipt)
+    assert "What is to be removed" in text_of(session, address)
+    Operation.objects.filter(pk=operation.pk).update(state="succeeded")
+    text = text_of(session, address)
+    assert "What was removed" in text
+    assert "StatefulSet broker" in text
+    assert "Backup 7 of" in text
+
+
 # --- force ------------------------------------------------------------------------------------------------------------
 
 

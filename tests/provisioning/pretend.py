@@ -224,6 +224,10 @@ class PretendRegion:
         self._raise("delete", self.after)
         return True
 
+    def belongings(self, cluster_id: UUID) -> tuple[str, ...]:
+        self._raise("belongings", self.faults)
+        return tuple(f"Broker {node}" for node in sorted(self.clusters[cluster_id].brokers))
+
     def drop_backup(self, backup: BackupRef) -> bool:
         self._enter("drop_backup", 0)
         self.dropped.append(backup)

@@ -15,7 +15,7 @@ from django.utils import timezone
 
 from common.errors import ControlPlaneError, NotFound
 from provisioning import reconciler, selectors, services
-from provisioning.errors import JavaMissing, NoCapacity
+from provisioning.errors import JavaMissing, NoCapacity, RegionUnreachable
 from provisioning.models import Backup, Channel, Cluster, Leftover, Operation, Release
 from provisioning.services import leftovers, schedules
 from provisioning.states import (
@@ -631,3 +631,37 @@ def test_backups_outlive_their_cluster_unless_it_is_purged(
     kept.refresh_from_db()
     purged.refresh_from_db()
     assert (kept.state, purged.state) == (BackupState.COMPLETED, BackupState.REMOVING)
+    names = [f"Backup {one.number} of {one.created_at:%Y-%m-%d %H:%M} UTC" for one in (kept, purged)]
+    assert receipt_of(healthy) == {"removed": ["Broker 0"], "kept": [names[0]]}
+    assert receipt_of(three) == {"removed": ["Broker 0", "Broker 1", "Broker 2", names[1]], "kept": []}
+
+
+def receipt_of(cluster: Cluster) -> object:
+    return cluster.operations.get(kind=OperationKind.DELETE).receipt
+
+
+def test_the_receipt_is_written_before_anything_goes_and_once(
+    alice: Person, three: Cluster, region: PretendRegion
+) -> None:
+    services.request_deletion(actor=alice.actor, cluster_id=three.pk, purge=True)
+    region.after["delete"] = [RegionUnreachable("The region does not answer.")]
+    make_due(three)
+    reconciler.turn(three.pk)
+    assert three.pk not in region.clusters, "the removal went through, and its turn does not know"
+    assert fresh(three).deleted_at is None
+    whole = {"removed": ["Broker 0", "Broker 1", "Broker 2"], "kept": []}
+    assert receipt_of(three) == whole
+    turn_until_rest(three)
+    assert fresh(three).deleted_at is not None
+    assert receipt_of(three) == whole
+
+
+def test_nothing_is_removed_before_it_is_written_down(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
+    region.faults["belongings"] = [RegionUnreachable("The region does not answer.")]
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert healthy.pk in region.clusters
+    turn_until_rest(healthy)
+    assert healthy.pk not in region.clusters
+    assert receipt_of(healthy) == {"removed": ["Broker 0"], "kept": []}

@@ -126,6 +126,11 @@ class Api:
         query = {"fieldManager": MANAGER}
         return self._ask(Request("PATCH", path, what, query, change, content_type="application/merge-patch+json"))
 
+    def replace(self, kind: Kind, namespace: str, wished: Object) -> Object:
+        """Make an object exactly this, fields of others gone, while it is of the version it names; else `Changed`."""
+        path, what = kind.path(namespace, name_in(wished)), f"{kind.name} {name_in(wished)}"
+        return self._ask(Request("PUT", path, what, {"fieldManager": MANAGER}, wished))
+
     def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, in_order: bool = False) -> None:
         """Begin to remove this very object; one that is gone, or another one by now, is success.
 

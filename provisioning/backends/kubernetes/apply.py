@@ -11,15 +11,16 @@ from provisioning.backends.engine.tls import Authority, KeyPair, provide_certifi
 from provisioning.backends.kubernetes import system
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.charts import Identity
-from provisioning.backends.kubernetes.drift import key_of
+from provisioning.backends.kubernetes.drift import Key, key_of, where_it_differs
 from provisioning.backends.kubernetes.errors import Changed
 from provisioning.backends.kubernetes.fence import ATTEMPTS, Ground, require_held
 from provisioning.backends.kubernetes.holdings import Holdings
 from provisioning.backends.kubernetes.kinds import (
     DEPLOYMENT,
-    OWNED,
+    RULES,
     SECRET,
     STATEFUL_SET,
+    Kind,
     Object,
     kind_of,
     labels,
@@ -67,12 +68,47 @@ def finish(rendered: Iterable[Object], held: Holdings, *, starts: int) -> tuple[
 
 
 def lay_down(api: Api, ground: Ground, finished: Iterable[Object], *, with_workloads: bool = True) -> None:
-    """Apply objects in their order; one request each."""
+    """Apply objects in their order; one request each, and of rules that are there only one for each that differs."""
+    finished = tuple(finished)
+    rules = {} if ground.is_new else _rules(api, ground, finished)
     for one in finished:
         if one["kind"] == STATEFUL_SET.name and with_workloads:
             put(api, ground, one)
+        elif (there := rules.get(key_of(one))) is not None:
+            if where_it_differs(one, there):
+                _replace_rule(api, ground, one, there)
         elif with_workloads or one["kind"] not in WORKLOADS:
             api.apply(kind_of(one), ground.namespace, one)
+
+
+def _rules(api: Api, ground: Ground, finished: Iterable[Object]) -> dict[Key, Object]:
+    """Return the rules that are there, whoever made them: one with a name of ours becomes ours. A request per kind."""
+    kinds = {kind_of(one) for one in finished if one["kind"] in RULES}
+    return {key_of(one, kind.name): one for kind in kinds for one in api.find(kind, ground.namespace).items}
+
+
+def _replace_rule(api: Api, ground: Ground, wished: Object, there: Object | None) -> None:
+    """Put the wished rule in the place of the one that is there; labels and notes that others gave it stay.
+
+    Raises:
+        Temporary: it changes all the time.
+    """
+    kind = kind_of(wished)
+    for _ in range(ATTEMPTS):
+        if there is None:
+            api.apply(kind, ground.namespace, wished)
+            return
+        about = {name: value for name, value in meta(there).items() if name != "managedFields"}
+        ours = meta(wished)
+        for name in ("labels", "annotations"):
+            about[name] = {**(about.get(name) or {}), **(ours.get(name) or {})}
+        try:
+            api.replace(kind, ground.namespace, {**wished, "metadata": about})
+        except Changed:
+            there = next(iter(api.find(kind, ground.namespace, fields=f"metadata.name={name_in(wished)}").items), None)
+        else:
+            return
+    raise Temporary(f"The {kind.name} {name_in(wished)} changes all the time.", retry_after_seconds=1.0)
 
 
 def put(api: Api, ground: Ground, workload: Object) -> None:
@@ -103,10 +139,10 @@ def on_version(api: Api, ground: Ground, version: str, act: Callable[[str], None
     raise Temporary("The engine's StatefulSet changes all the time.", retry_after_seconds=1.0)
 
 
-def prune(api: Api, ground: Ground, finished: Iterable[Object]) -> None:
+def prune(api: Api, ground: Ground, kinds: Iterable[Kind], finished: Iterable[Object]) -> None:
     """Remove what carries this cluster's label and ours, and is not wished any more. One request for each kind."""
     wished = {key_of(one) for one in finished}
-    for kind in OWNED:
+    for kind in kinds:
         for one in api.find(
             kind, ground.namespace, selector=selector_of(ground.cluster_id), is_metadata_only=True
         ).items:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping
+from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -26,8 +26,8 @@ from provisioning.backends.kubernetes.errors import Changed, Missing
 from provisioning.backends.kubernetes.fence import Ground
 from provisioning.backends.kubernetes.healing import Healing
 from provisioning.backends.kubernetes.holdings import Holdings, read_holdings
-from provisioning.backends.kubernetes.inventory import take_inventory
-from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, meta
+from provisioning.backends.kubernetes.inventory import list_belongings, take_inventory
+from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, kinds_in, meta
 from provisioning.backends.kubernetes.look import Lookout
 from provisioning.backends.kubernetes.names import (
     BROKER,
@@ -41,7 +41,7 @@ from provisioning.backends.kubernetes.names import (
 from provisioning.backends.kubernetes.notes import NamespaceNotes
 from provisioning.backends.kubernetes.observe import starts_of
 from provisioning.backends.kubernetes.settings import KubernetesSettings
-from provisioning.backends.kubernetes.watch import Watch
+from provisioning.backends.kubernetes.watch import ALWAYS, Watch
 from provisioning.spec import BackupRef, DesiredCluster, DesiredRelease, ObservedCluster
 
 
@@ -93,7 +93,7 @@ class KubernetesBackend:
         starts = held.starts + 1 if is_start else max(held.starts, 1)
         finished = self._lay_down(desired, ground, held, idle, replicas=replicas, starts=starts)
         if not nodes:
-            apply.prune(self._api, ground, finished)
+            apply.prune(self._api, ground, kinds_in(self._settings.values), finished)
 
     def stop(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
         """See `ClusterBackend`. All brokers: the number of pods is set to none. Some: they come back as wished.
@@ -203,6 +203,10 @@ class KubernetesBackend:
             self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid)
         return False
 
+    def belongings(self, cluster_id: UUID) -> Sequence[str]:
+        """See `ClusterBackend`. What Kubernetes itself makes of these objects goes with them, unnamed."""
+        return tuple(list_belongings(self._api, kinds_in(self._settings.values), cluster_id))
+
     def drop_backup(self, backup: BackupRef) -> bool:
         """See `ClusterBackend`.
 
@@ -230,7 +234,7 @@ class KubernetesBackend:
 
     def changes(self) -> Generator[UUID, None, None]:
         """See `ClusterBackend`. May be closed. One process per region is enough."""
-        return Watch(self._api).run()
+        return Watch(self._api, (*ALWAYS, *kinds_in(self._settings.values))).run()
 
     @cached_property
     def _charts(self) -> Charts:

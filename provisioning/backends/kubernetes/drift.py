@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from provisioning.backends.kubernetes.kinds import Object, name_in
+from provisioning.backends.kubernetes.kinds import RULES, Object, name_in
 
 Key = tuple[str, str]
+# One value each, whatever they are in: another label beside ours chooses other pods.
+_WHOLE = frozenset({"selector"})
 
 
 def key_of(found: Object, kind: str = "") -> Key:
@@ -18,16 +20,25 @@ def key_of(found: Object, kind: str = "") -> Key:
 def first_difference(rendered: Iterable[Object], found: Mapping[Key, Object]) -> str:
     """Return which object drifted, "" when none did; one that was not rendered counts, too.
 
-    What others have added to an object (fields, labels, finalizers) is theirs, and no difference.
+    What others have added to an object (fields, labels, finalizers) is theirs, and no difference; but a rule says
+    another thing with an addition, so there is none in it.
     """
     wished = {key_of(one): one for one in rendered}
     for key, one in wished.items():
         if key not in found:
             return f"{key[0]} {key[1]} is missing"
-        if path := differs(_comparable(one), found[key]):
+        if path := where_it_differs(one, found[key]):
             return f"{key[0]} {key[1]} differs at {path}"
     surplus = next((key for key in found if key not in wished), None)
     return f"{surplus[0]} {surplus[1]} is not wished" if surplus else ""
+
+
+def where_it_differs(rendered: Object, found: Object) -> str:
+    """Return where an object is not as it was rendered, "" when it is."""
+    if path := differs(_comparable(rendered), found):
+        return path
+    is_other = rendered["kind"] in RULES and _pruned(rendered.get("spec")) != _pruned(found.get("spec"))
+    return ".spec" if is_other else ""
 
 
 def differs(wished: Any, found: Any, path: str = "") -> str:
@@ -43,7 +54,7 @@ def _differing_field(wished: Mapping[str, Any], found: Mapping[str, Any], path: 
     for name, value in wished.items():
         if value in (None, {}, []) and not found.get(name):
             continue
-        if name not in found:
+        if name not in found or (name in _WHOLE and _pruned(value) != _pruned(found[name])):
             return f"{path}.{name}"
         if where := differs(value, found[name], f"{path}.{name}"):
             return where
@@ -57,6 +68,15 @@ def _differing_item(wished: Sequence[Any], found: Sequence[Any], path: str) -> s
     return next(
         (where for number, (one, other) in enumerate(pairs) if (where := differs(one, other, f"{path}[{number}]"))), ""
     )
+
+
+def _pruned(part: Any) -> Any:
+    """Return a part without what says nothing: fields that are null, and empty lists. An empty choice says: all."""
+    if isinstance(part, Mapping):
+        return {name: _pruned(value) for name, value in part.items() if value not in (None, [], ())}
+    if isinstance(part, Sequence) and not isinstance(part, str):
+        return [_pruned(one) for one in part]
+    return part
 
 
 def _comparable(rendered: Object) -> Object:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -14,8 +14,9 @@ from common.errors import Temporary
 from provisioning.backends.base import Find
 from provisioning.backends.engine.store import Store
 from provisioning.backends.kubernetes.api import Api
-from provisioning.backends.kubernetes.kinds import CLAIM, NAMESPACE, POD, Kind, Object, meta, name_in, notes_in
-from provisioning.backends.kubernetes.names import CARD, EPOCH, OURS, cluster_of
+from provisioning.backends.kubernetes.fence import require_ours
+from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object, meta, name_in, notes_in
+from provisioning.backends.kubernetes.names import CARD, EPOCH, OURS, cluster_of, namespace_of
 from provisioning.backends.kubernetes.pods import parse_time
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,28 @@ def take_inventory(api: Api, store: Store | None) -> Iterator[Find]:
     for cluster_id, parts in sorted(found.items()):
         since = min(parts.since, default=None)
         yield Find(cluster_id, parts.card, tuple(parts.words), since, parts.epoch)
+
+
+def list_belongings(api: Api, kinds: Iterable[Kind], cluster_id: UUID) -> Iterator[str]:
+    """Yield kind and name of everything in a cluster's namespace, whoever made it: it goes with the namespace.
+
+    One request, and one for each kind when there is such a namespace.
+
+    Raises:
+        Permanent: a namespace with its name is somebody else's.
+    """
+    name = namespace_of(cluster_id)
+    namespace = api.get(NAMESPACE, "", name)
+    if namespace is None:
+        return
+    require_ours(namespace, cluster_id)
+    yield f"{NAMESPACE.name} {name}"
+    for kind in (CLAIM, POD, JOB, *kinds):
+        # A volume's own name is what a storage's owner asks for.
+        is_volume = kind is CLAIM
+        for one in api.find(kind, name, is_metadata_only=not is_volume).items:
+            volume = str((one.get("spec") or {}).get("volumeName") or "") if is_volume else ""
+            yield f"{kind.name} {name_in(one)}" + (f", volume {volume}" if volume else "")
 
 
 def _add(found: defaultdict[UUID, _Parts], kind: Kind, words: str, one: Object) -> None:

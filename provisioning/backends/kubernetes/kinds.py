@@ -60,6 +60,9 @@ OWNED = (
     STATEFUL_SET,
     DEPLOYMENT,
 )
+# Rules, not workloads: a field that somebody adds changes what they say (a narrower choice of pods leaves the others
+# open), so no field in them is anybody else's. They are compared whole, and replaced.
+RULES = frozenset({QUOTA.name, LIMITS.name, POLICY.name, DISRUPTION_BUDGET.name})
 # What it has when the region's values ask for it.
 OPTIONAL = (INGRESS, TLS_ROUTE, SERVICE_MONITOR)
 _ORDER = {kind.name: number for number, kind in enumerate((*OWNED, JOB, *OPTIONAL))}
@@ -74,6 +77,21 @@ def kind_of(rendered: Object) -> Kind:
     """
     known = _BY_NAME[rendered["kind"]]
     return Kind(known.name, known.plural, str(rendered["apiVersion"]), known.is_namespaced)
+
+
+def kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
+    """Return the kinds that clusters of a region have or may have had, by the region's own values for the chart."""
+    edge = values.get("edge") or {}
+    route = edge.get("tlsRoute") or {}
+    monitor = (values.get("monitoring") or {}).get("serviceMonitor") or {}
+    asked = {
+        INGRESS: edge.get("kind") == "ingress",
+        Kind(TLS_ROUTE.name, TLS_ROUTE.plural, str(route.get("apiVersion") or TLS_ROUTE.group_version)): (
+            edge.get("kind") == "tlsRoute"
+        ),
+        SERVICE_MONITOR: bool(monitor.get("enabled")),
+    }
+    return (*OWNED, *(kind for kind, is_asked in asked.items() if is_asked))
 
 
 def in_order(rendered: Object) -> tuple[int, str]:

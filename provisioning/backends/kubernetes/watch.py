@@ -26,7 +26,8 @@ from provisioning.errors import RegionUnreachable
 
 logger = logging.getLogger(__name__)
 
-WATCHED = (NAMESPACE, POD, CLAIM, JOB, *OWNED)
+# Of every cluster, besides the kinds that a region's clusters are made of.
+ALWAYS = (NAMESPACE, POD, CLAIM, JOB)
 # Changes of one cluster come in bursts: a first start is some twenty within a second.
 SETTLE_SECONDS = 0.1
 RETRY_SECONDS = 1.0
@@ -121,7 +122,7 @@ def _mark(one: Object) -> str:
 class Watch:
     """Follows one region; for one thread."""
 
-    def __init__(self, api: Api, kinds: tuple[Kind, ...] = WATCHED) -> None:
+    def __init__(self, api: Api, kinds: tuple[Kind, ...] = (*ALWAYS, *OWNED)) -> None:
         self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
         self._is_over = threading.Event()
         self._reflectors = [Reflector(api, kind, self._told) for kind in kinds]

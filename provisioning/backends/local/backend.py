@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
+from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -23,7 +23,7 @@ from provisioning.backends.local.backups import BackupNotes
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.door import LoopbackDoor
 from provisioning.backends.local.files import on_disk, read_json, write_json, write_whole
-from provisioning.backends.local.inventory import take_inventory
+from provisioning.backends.local.inventory import list_belongings, take_inventory
 from provisioning.backends.local.layout import BrokerFolder, ClusterFolder, Ports, RegionFolder
 from provisioning.backends.local.observing import Observation, starts_of
 from provisioning.backends.local.record import EngineRecord, running
@@ -215,6 +215,12 @@ class LocalBackend:
             ending.end_by_force(cluster)
             ending.remove_cluster(cluster, self._region)
         return True
+
+    def belongings(self, cluster_id: UUID) -> Sequence[str]:
+        """See `ClusterBackend`."""
+        self._require_region()
+        with on_disk():
+            return tuple(list_belongings(self._region, cluster_id))
 
     def drop_backup(self, backup: BackupRef) -> bool:
         """See `ClusterBackend`.

@@ -52,14 +52,28 @@ def take_inventory(region: RegionFolder, store: Store | None) -> Iterator[Find]:
         yield Find(cluster_id, _read_card(cluster), tuple(parts.words), since, fence.highest(cluster))
 
 
+def list_belongings(region: RegionFolder, cluster_id: UUID) -> Iterator[str]:
+    """Yield what there is of one cluster, as its customer may read it. Looks at every process that we may look at."""
+    cluster = region.cluster(cluster_id)
+    folders = {cluster.path, *(broker.path for broker in cluster.brokers())}
+    for path in sorted(folder for folder in folders if folder.is_dir()):
+        yield f"Folder {path.relative_to(region.path)}, {used_mib(path)} MiB"
+    yield from (f"Ports {ports.start} to {ports.stop - 1}" for ports in _ports_of(cluster))
+    yield from sorted(f"Process {pid}, {_name_of(pid)}" for pid in _pids(region)[cluster_id])
+
+
+def _ports_of(cluster: ClusterFolder) -> Iterator[range]:
+    for seat in (*cluster.brokers(), cluster.entrance):
+        with suppress(RegionUnreachable):
+            if (ports := read_ports(seat)) is not None:
+                yield ports.all
+
+
 def _find_folders(region: RegionFolder, found: defaultdict[UUID, _Parts]) -> None:
     for cluster in region.clusters():
         _describe_folder(cluster.path, "The folder", found[cluster.cluster_id])
-        for seat in (*cluster.brokers(), cluster.entrance):
-            with suppress(RegionUnreachable):
-                ports = read_ports(seat)
-                if ports is not None:
-                    found[cluster.cluster_id].add(f"The ports {ports.all.start} to {ports.all.stop - 1}.")
+        for ports in _ports_of(cluster):
+            found[cluster.cluster_id].add(f"The ports {ports.start} to {ports.stop - 1}.")
     for path in region.trash.iterdir():
         cluster_id = parse_id(path.name.split(".")[0])
         if cluster_id is not None:
@@ -81,6 +95,12 @@ def _oldest(folder: Path) -> float | None:
 
 
 def _find_processes(region: RegionFolder, found: defaultdict[UUID, _Parts]) -> None:
+    for cluster_id, living in _pids(region).items():
+        for pid in sorted(living):
+            found[cluster_id].add(f"The process {pid}, {_name_of(pid)}.", _started_at(pid))
+
+
+def _pids(region: RegionFolder) -> defaultdict[UUID, set[int]]:
     """Find them by where they work and by the locks they hold: their records may be gone, or their folders."""
     pids: defaultdict[UUID, set[int]] = defaultdict(set)
     for pid, cluster_id in _working(region):
@@ -89,9 +109,7 @@ def _find_processes(region: RegionFolder, found: defaultdict[UUID, _Parts]) -> N
         owner = parse_id(lock.name.split(".")[0])
         if owner is not None:
             pids[owner] |= {holder.pid for holder in holders}
-    for cluster_id, living in pids.items():
-        for pid in sorted(living):
-            found[cluster_id].add(f"The process {pid}, {_name_of(pid)}.", _started_at(pid))
+    return pids
 
 
 def _working(region: RegionFolder) -> Iterator[tuple[int, UUID]]:

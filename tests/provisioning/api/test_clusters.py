@@ -16,6 +16,7 @@ from tests.factories import Person, make_person
 from tests.provisioning.api.conftest import CLUSTERS, PROBLEM, wish
 from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
+from tests.provisioning.test_reconciler import turn_until_rest
 
 pytestmark = pytest.mark.django_db
 Api = Callable[[Person], APIClient]
@@ -97,6 +98,16 @@ def test_deletion_can_be_undone_and_a_purge_cannot(api: Api, alice: Person, clus
     assert "undo_window" not in [step["kind"] for step in purged.json()["steps"]]
     again = client.post(f"{url}/restore")
     assert (again.status_code, again.json()["code"]) == (409, "already_deleting")
+
+
+def test_a_deletion_tells_what_it_removed(api: Api, alice: Person, cluster: Cluster, region: PretendRegion) -> None:
+    client = api(alice)
+    turn_until_rest(cluster)
+    deletion = client.delete(f"{CLUSTERS}/{cluster.pk}?purge=true").json()
+    assert deletion["receipt"] is None
+    turn_until_rest(cluster)
+    ended = client.get(f"/api/v1/operations/{deletion['id']}").json()
+    assert (ended["state"], ended["receipt"]) == ("succeeded", {"removed": ["Broker 0"], "kept": []})
 
 
 def test_a_protected_cluster_is_not_deleted(api: Api, alice: Person, cluster: Cluster) -> None:

@@ -287,11 +287,17 @@ class BackendContract:
         assert not stopped.running
 
     def test_deleting_ends_a_running_engine_and_leaves_nothing(self, stage: Stage, cluster: DesiredCluster) -> None:
+        nothing = stage.backend.belongings(cluster.cluster_id)
         stage.backend.start(cluster, cluster.nodes, epoch=stage.next_epoch())
+        belongings = stage.backend.belongings(cluster.cluster_id)
 
         stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
         gone = await_sight(stage.backend, cluster, lambda sight: not sight.exists)
         stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
+
+        assert any(str(cluster.cluster_id) in one for one in belongings)
+        assert len(belongings) >= 3
+        assert list(nothing) == list(stage.backend.belongings(cluster.cluster_id)) == []
 
         assert gone.brokers == ()
         assert gone.endpoint is None
