@@ -12,7 +12,7 @@ from django.core.management.base import BaseCommand
 
 from common import pulse
 from provisioning import watcher
-from provisioning.selectors import watched_regions
+from provisioning.selectors import regions
 
 
 class Command(BaseCommand):
@@ -23,7 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
         told = threading.Event()
-        ended = watcher.watch(watched_regions())
+        ended = watcher.watch(regions())
 
         def stop(*_: Any) -> None:
             told.set()
