@@ -39,7 +39,9 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.errors import NotPermitted
-from provisioning.models import Backup, Cluster, Leftover, Operation
+from provisioning import selectors
+from provisioning.models import Backup, Cluster, Leftover, Operation, Region
+from provisioning.placement import minute
 from provisioning.services import installation
 from provisioning.spec import Lifecycle
 from provisioning.states import BackupState, ConditionType, Hold, LeftoverState, Truth
@@ -83,7 +85,7 @@ def healthz(request: HttpRequest) -> HttpResponse:
 @never_cache
 @transaction.non_atomic_requests
 def readyz(request: HttpRequest) -> HttpResponse:
-    """Whether work gets done, check by check; 503 when it does not. Five statements."""
+    """Whether work gets done, check by check; 503 when it does not. Six statements."""
     checks = run_checks()
     is_ok = all(check.is_ok for check in checks.values())
     body = {"ok": is_ok, "checks": {name: check.to_dict() for name, check in checks.items()}}
@@ -104,6 +106,7 @@ def run_checks() -> dict[str, Check]:
                 "turns": _check_turns(),
                 "mail": _check_mail(),
                 "installation": _check_installation(),
+                "regions": _check_regions(),
             }
     except DatabaseError:
         return {"database": Check(False, "The database does not answer. Look at PostgreSQL's own log.")}
@@ -159,6 +162,20 @@ def _check_installation() -> Check:
     return Check(True, "No region has seen a later database than this.")
 
 
+def _check_regions() -> Check:
+    """Never a reason to be down either: the other regions are served, and engines of a silent one go on."""
+    said = [f"{slug}: {why}" for slug, why in _unusual_regions()]
+    return Check(True, f"Not as usual: {'; '.join(said)}." if said else "Every region answers.")
+
+
+def _unusual_regions() -> Iterator[tuple[str, str]]:
+    for region in selectors.regions():
+        if region.maintenance_since is not None:
+            yield region.slug, f"in maintenance since {minute(region.maintenance_since)}"
+        elif region.silent_since is not None:
+            yield region.slug, f"no answer since {minute(region.silent_since)}"
+
+
 def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
     """How many rows wait, and for how many seconds the oldest has. One statement."""
     age = ExpressionWrapper(Now() - Min(time_field), output_field=DurationField())
@@ -169,7 +186,7 @@ def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus' text format: this process's histograms, then the counts of rows. Eleven statements."""
+    """Prometheus' text format: this process's histograms, then the counts of rows. Twelve statements."""
     _require_scraper(request)
     as_system()
     rows = CollectorRegistry(auto_describe=False)
@@ -321,6 +338,29 @@ def _installation() -> Iterator[Metric]:
     )
 
 
+def _regions() -> Iterator[Metric]:
+    placed = GaugeMetricFamily(
+        "flowplane_region_clusters", "Engine clusters in a region, whatever their state.", labels=["region", "state"]
+    )
+    limit = GaugeMetricFamily(
+        "flowplane_region_max_clusters", "How many may be there; no sample where nobody counts.", labels=["region"]
+    )
+    silent = GaugeMetricFamily(
+        "flowplane_region_silent_seconds",
+        "For how long a region has not answered the clock; 0 when it does.",
+        labels=["region"],
+    )
+    for region in Region.objects.annotate(now=Now()).order_by("slug"):
+        placed.add_metric([region.slug, region.state.value], region.placed)
+        if region.max_clusters is not None:
+            limit.add_metric([region.slug], region.max_clusters)
+        since = region.silent_since
+        silent.add_metric([region.slug], (region.now - since).total_seconds() if since else 0.0)
+    yield placed
+    yield limit
+    yield silent
+
+
 def _own_backup() -> Iterator[Metric]:
     # A restored database knows nothing of the backup that it came from, other than that it was restored from it.
     events = AuditEvent.objects.filter(
@@ -349,5 +389,6 @@ _FAMILIES: tuple[Callable[[], Iterator[Metric]], ...] = (
     _held,
     _leftovers,
     _installation,
+    _regions,
     _own_backup,
 )

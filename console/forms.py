@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ class ClusterForm(forms.Form):
         help_text="The number of partitions is fixed when a cluster is created.",
     )
     release = forms.ChoiceField(label="Engine release", help_text="")
-    region = forms.ChoiceField()
+    region = forms.ChoiceField(required=False)
     from_backup = forms.UUIDField(required=False, widget=forms.HiddenInput)
 
     def __init__(
@@ -56,7 +56,7 @@ class ClusterForm(forms.Form):
     ) -> None:
         super().__init__(*args, **kwargs)
         fits = _Fitting(backup)
-        self._choose("region", [(row.slug, row.name) for row in offer.regions if fits.region(row)])
+        self._choose("region", _places(offer.regions))
         self._choose("plan_type", [(row.slug, size_label(row)) for row in offer.plan_types if fits.size(row)])
         self._choose("release", list(_releases(offer.channels, fits)))
         for name, value in fits.initial.items():
@@ -74,8 +74,17 @@ class ClusterForm(forms.Form):
         """The wish, from valid data."""
         data = self.cleaned_data
         channel, release = data["release"].split("/")
+        # "" is any region; what has an equals sign is one of their labels.
+        region, label = ("", data["region"]) if "=" in data["region"] else (data["region"], "")
         return ClusterRequest(
-            data["name"], data["stage"], data["region"], data["plan_type"], channel, release, data["from_backup"]
+            data["name"],
+            data["stage"],
+            region,
+            data["plan_type"],
+            channel,
+            release,
+            data["from_backup"],
+            labels=(label,) if label else (),
         )
 
     @property
@@ -107,11 +116,9 @@ class _Fitting:
             "stage": source.stage,
             "plan_type": source.plan_type_id,
             "release": f"{source.channel_id}/{self._row.release_id}",
+            "region": source.region_id,
             "from_backup": self._row.pk,
         }
-
-    def region(self, region: Any) -> bool:
-        return self._row is None or region.slug == self._row.cluster.region_id
 
     def size(self, size: Any) -> bool:
         return self._row is None or size.partitions == self._row.partitions
@@ -123,6 +130,21 @@ class _Fitting:
     def note(self, release: Any) -> str:
         is_rehearsal = self._row is not None and release.version != self._row.release_id
         return ", to try the upgrade out" if is_rehearsal else ""
+
+
+def _places(regions: Sequence[Any]) -> list[tuple[str, str]]:
+    """The regions; where there are several, also any of them, and any with something in common."""
+    named = [(row.slug, f"{row.name}{_waiting(row)}") for row in regions]
+    if len(regions) < 2:
+        return named
+    labels = sorted({label for row in regions for label in row.labels})
+    return [("", "Wherever there is most room"), *((label, f"Any region with {label}") for label in labels), *named]
+
+
+def _waiting(region: Any) -> str:
+    if region.maintenance_since is not None:
+        return " (in maintenance: the cluster waits for its end)"
+    return " (does not answer at present: the cluster waits)" if region.silent_since is not None else ""
 
 
 def size_label(row: Any) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from provisioning.licences import Licence
+from provisioning.spec import Gateway
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ class ChannelEntry:
 
 @dataclass(frozen=True, slots=True)
 class PlanTypeEntry:
-    """Hardware and layout of an engine cluster; sizes in MiB.
+    """Hardware and layout of an engine cluster; sizes in MiB. `gateway` is who answers clients on Kubernetes.
 
     Partitions are fixed when a cluster is created and cannot be added on these releases, so each size has the number
     that its largest load would need.
@@ -55,16 +56,18 @@ class PlanTypeEntry:
     memory_mib: int
     heap_mib: int
     disk_mib: int
+    gateway: Gateway = Gateway.EMBEDDED
 
 
 @dataclass(frozen=True, slots=True)
 class RegionEntry:
-    """A place for engines; its clusters are named `<cluster id>.<domain>`."""
+    """A place for engines; its clusters are named `<cluster id>.<domain>`. Without a limit nobody counts them."""
 
     slug: str
     name: str
     backend: str
     domain: str
+    max_clusters: int | None = None
 
 
 # The machine that Flowplane itself runs on. `localhost` names resolve to loopback without any set-up (RFC 6761).
@@ -104,4 +107,6 @@ PLAN_TYPES = (
     # Every partition on three brokers, so that one may be lost or replaced while the others serve.
     PlanTypeEntry("resilient", "Resilient", 3, 3, 3, memory_mib=768, heap_mib=192, disk_mib=2048),
     PlanTypeEntry("resilient-4", "Resilient, four brokers", 4, 3, 3, memory_mib=768, heap_mib=192, disk_mib=2048),
+    # Clients' connections cost their gateways, not the brokers; by gRPC only.
+    PlanTypeEntry("large", "Large", 3, 6, 3, memory_mib=1536, heap_mib=512, disk_mib=8192, gateway=Gateway.STANDALONE),
 )

@@ -104,6 +104,18 @@ class RegionUnreachable(Temporary):
     code = "region_unreachable"
 
 
+class NoPlace(Conflict):
+    """No region can take one more cluster of this kind; the sentence says which rule excludes which."""
+
+    code = "no_place"
+
+
+class InMaintenance(Temporary):
+    """The region is in maintenance: what is wished waits for its end."""
+
+    code = "in_maintenance"
+
+
 class NoCapacity(Temporary):
     """Memory, disk or ports are missing in the region; nothing was started. `resource` in the details says which."""
 

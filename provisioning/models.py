@@ -10,6 +10,7 @@ from typing import Any, cast
 from uuid import UUID
 
 from django.contrib.postgres.fields import ArrayField
+from django.core.exceptions import ValidationError
 from django.db import connection, models
 from django.db.models import F, Func, Q
 from django.db.models.expressions import Combinable
@@ -17,7 +18,8 @@ from django.db.models.functions import Now
 
 from provisioning import statements
 from provisioning.licences import Licence
-from provisioning.spec import Lifecycle
+from provisioning.placement import LABEL, Place
+from provisioning.spec import Gateway, Lifecycle
 from provisioning.states import (
     OPEN_STATES,
     BackupReason,
@@ -27,6 +29,7 @@ from provisioning.states import (
     LeftoverState,
     OperationKind,
     OperationState,
+    RegionState,
     Stage,
     StepKind,
     StepState,
@@ -44,9 +47,56 @@ class Region(models.Model):
     backend = models.CharField(max_length=16, choices=[("local", "local process"), ("kubernetes", "Kubernetes")])
     domain = models.CharField(max_length=100, help_text="Engines are reached at <cluster id>.<domain>.")
     is_open = models.BooleanField(default=True, help_text="Whether new clusters may be placed here.")
+    labels = ArrayField(
+        models.CharField(max_length=127),
+        default=list,
+        db_default=[],
+        blank=True,
+        help_text="What it is, such as country=de, with commas in between. A new cluster may ask for some of them.",
+    )
+    max_clusters = models.PositiveIntegerField(
+        null=True, blank=True, help_text="How many clusters may be here. Empty: nobody counts."
+    )
+    # How many are, whatever their state. Triggers of the database keep it (docs/adr/0015).
+    placed = models.PositiveIntegerField(default=0, db_default=0, editable=False)
+    draining_since = models.DateTimeField(null=True, blank=True, editable=False)
+    maintenance_since = models.DateTimeField(null=True, blank=True, editable=False)
+    maintenance_note = models.CharField(max_length=200, default="", db_default="", blank=True, editable=False)
+    # By the clock's own question, every ten seconds; `silence` is the sentence why there is no answer.
+    answered_at = models.DateTimeField(null=True, blank=True, editable=False)
+    silent_since = models.DateTimeField(null=True, blank=True, editable=False)
+    silence = models.CharField(max_length=300, default="", db_default="", blank=True, editable=False)
 
     def __str__(self) -> str:
         return self.name
+
+    def clean(self) -> None:
+        """Refuse labels that nobody could ask for."""
+        if wrong := [label for label in self.labels if not LABEL.fullmatch(label)]:
+            raise ValidationError({"labels": f"“{wrong[0]}” is no label. Write it as name=value, such as country=de."})
+
+    @property
+    def place(self) -> Place:
+        """The region as placement sees it."""
+        return Place(
+            slug=self.slug,
+            labels=frozenset(self.labels),
+            is_open=self.is_open,
+            draining_since=self.draining_since,
+            maintenance_since=self.maintenance_since,
+            silent_since=self.silent_since,
+            placed=self.placed,
+            max_clusters=self.max_clusters,
+        )
+
+    @property
+    def state(self) -> RegionState:
+        """The one word for its state: what an operator has said of it."""
+        if self.maintenance_since is not None:
+            return RegionState.MAINTENANCE
+        if self.draining_since is not None:
+            return RegionState.DRAINING
+        return RegionState.OPEN if self.is_open else RegionState.CLOSED
 
 
 class PlanType(models.Model):
@@ -60,6 +110,13 @@ class PlanType(models.Model):
     memory_mib = models.PositiveIntegerField()
     heap_mib = models.PositiveIntegerField()
     disk_mib = models.PositiveIntegerField()
+    gateway = models.CharField(
+        max_length=12,
+        choices=[(gateway.value, gateway.value) for gateway in Gateway],
+        default=Gateway.EMBEDDED.value,
+        db_default=Gateway.EMBEDDED.value,
+        help_text="Who answers clients on Kubernetes: every broker, or pods of their own, by gRPC only.",
+    )
     is_offered = models.BooleanField(default=True)
 
     def __str__(self) -> str:
@@ -116,6 +173,10 @@ class ClusterQuerySet(OrganizationQuerySet["Cluster"]):
     def due(self) -> ClusterQuerySet:
         """Those whose time has come and that no turn holds; a tombstone's never comes again."""
         return self.live().filter(due_at__lte=Now()).filter(Q(lease_expires_at=None) | Q(lease_expires_at__lte=Now()))
+
+    def under_way(self) -> ClusterQuerySet:
+        """Those that a turn holds."""
+        return self.live().filter(lease_expires_at__gt=Now())
 
     def claim(self, cluster_id: UUID | None = None, *, ttl: timedelta) -> Cluster | None:
         """Take the reconcile lease of a due cluster; None when none is due, or others hold all that are.

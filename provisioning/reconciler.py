@@ -23,6 +23,8 @@ from provisioning.errors import (
     EngineKeepsEnding,
     Fenced,
     HeldBack,
+    InMaintenance,
+    RegionUnreachable,
     ReleaseUnavailable,
     RemovalsHeld,
     RestoreFailed,
@@ -30,6 +32,7 @@ from provisioning.errors import (
     WorkerKeepsDying,
 )
 from provisioning.models import Cluster
+from provisioning.placement import minute
 from provisioning.planner import (
     Action,
     LetGo,
@@ -43,6 +46,7 @@ from provisioning.planner import (
     Wait,
 )
 from provisioning.services import TurnOutcome
+from provisioning.silence import Silences
 from provisioning.spec import Lifecycle, ObservedCluster, ReleaseState, Work
 from provisioning.statements import MAX_DEATHS
 from provisioning.states import Hold, OperationKind, StepKind
@@ -98,6 +102,7 @@ PARKED_SECONDS = 3600.0
 SOLITUDE_SECONDS = 5.0
 
 _turnstile = Turnstile()
+_silences = Silences()
 
 
 def serve(*, seconds: float = SERVE_SECONDS) -> bool:
@@ -233,14 +238,16 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
     """Observe, plan and act; whatever goes wrong becomes an outcome too."""
     observed: ObservedCluster | None = None
     action: Action | None = None
+    region = subject.row.region
     try:
-        backend = executor.backend_of(subject.row.region.slug, subject.row.region.backend)
-        observed = backend.observe(subject.desired)
+        backend = executor.backend_of(region.slug, region.backend)
+        observed = _look(subject, backend)
         action = planner.plan(subject.desired, observed)
         if action is None:
             return _resting(subject, observed)
         if subject.stall is not None:
             return _stalled(subject, backend, observed, action)
+        _refuse_in_maintenance(subject)
         _refuse_hopeless(subject, observed, action)
         if isinstance(action, LetGo):
             services.end_trial(subject.row)
@@ -249,7 +256,10 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
         executed = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
     except Temporary as error:
         seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))
-        return TurnOutcome(observed, action, error_code=error.code, error_message=error.message, due_in_seconds=seconds)
+        message = error.message
+        if isinstance(error, RegionUnreachable) and region.silent_since is not None:
+            message += f" This has been so since {minute(region.silent_since)}."
+        return TurnOutcome(observed, action, error_code=error.code, error_message=message, due_in_seconds=seconds)
     except Permanent as error:
         # Without an operation there is nothing that a person could retry: look again by ourselves.
         is_permanent = subject.open_operation_id is not None
@@ -272,6 +282,32 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
     waits_for = _what_is_waited_for(action, observed)
     due = _due_after(action, subject) if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)
+
+
+def _look(subject: read.TurnSubject, backend: ClusterBackend) -> ObservedCluster:
+    """Observe. What a region in maintenance does not answer, or answers wrongly, is nobody's failure."""
+    try:
+        with _silences.visiting(subject.row.region_id):
+            return backend.observe(subject.desired)
+    except (Temporary, Permanent):
+        _refuse_in_maintenance(subject)
+        raise
+
+
+def _refuse_in_maintenance(subject: read.TurnSubject) -> None:
+    """Do nothing in a region of which an operator has said so.
+
+    Raises:
+        InMaintenance: what is wished waits.
+    """
+    region = subject.row.region
+    if region.maintenance_since is not None:
+        note = f" {region.maintenance_note}" if region.maintenance_note else ""
+        raise InMaintenance(
+            f"The region “{region.name}” has been in maintenance since {minute(region.maintenance_since)}.{note} What "
+            "you have asked for waits for its end.",
+            retry_after_seconds=HELD_SECONDS,
+        )
 
 
 def _due_after(action: Action, subject: read.TurnSubject) -> float:
@@ -356,7 +392,8 @@ def _stalled(
     """Look, and go no further before a person has acted; but brokers that end beside others are started again."""
     row, stall = subject.row, subject.stall
     assert stall is not None, "only a stalled cluster comes here"
-    heals = isinstance(action, StartEngine) and observed.available and not row.hold
+    is_held = bool(row.hold) or row.region.maintenance_since is not None
+    heals = isinstance(action, StartEngine) and observed.available and not is_held
     may_start = heals and (row.start_after is None or row.start_after <= subject.now)
     return TurnOutcome(
         observed,

@@ -17,7 +17,8 @@ from django.db.models import Exists, F, OuterRef, Q, QuerySet, Subquery
 from django.db.models.functions import Now
 
 from common.errors import NotFound
-from provisioning import conditions, licences, statements, verdicts
+from provisioning import conditions, licences, placement, statements, verdicts
+from provisioning.errors import InMaintenance
 from provisioning.models import Backup, Channel, Cluster, Operation, OperationStep, PlanType, Region, Release
 from provisioning.spec import (
     BackupRef,
@@ -25,6 +26,7 @@ from provisioning.spec import (
     DesiredData,
     DesiredRelease,
     DesiredSize,
+    Gateway,
     Lifecycle,
     ObservedBroker,
     ObservedCluster,
@@ -224,7 +226,7 @@ class TurnSubject:
 def catalogue() -> Offer:
     """Everything on offer. Four queries; the same for every organization."""
     return Offer(
-        regions=list(Region.objects.filter(is_open=True).order_by("slug")),
+        regions=[region for region in regions() if not placement.refusal(region.place)],
         plan_types=list(PlanType.objects.filter(is_offered=True).order_by("memory_mib")),
         channels=list(Channel.objects.select_related("default_release").prefetch_related("releases").order_by("-slug")),
     )
@@ -387,8 +389,8 @@ def unexplained_removals(row: Cluster) -> Removals | None:
     return Removals(*counts, allowed) if counts[0] > allowed else None
 
 
-def watched_regions() -> list[Region]:
-    """Regions whose engines the watch looks after. One query."""
+def regions() -> list[Region]:
+    """All regions. One query."""
     return list(Region.objects.order_by("slug"))
 
 
@@ -435,6 +437,7 @@ def desired_of(
         license_key=settings.CAMUNDA_LICENSE_KEY,
         data=DesiredData(row.data_epoch, ref_of(row.data_source) if row.data_source else None),
         backup=BackupRef(row.pk, backup) if backup is not None else None,
+        gateway=Gateway(row.plan_type.gateway),
         card=card_of(row),
     )
 
@@ -752,6 +755,8 @@ def can_force(row: Operation) -> bool:
     """Whether an operation may be ended by force: a deletion that failed, or that the region does not carry out."""
     if row.kind != OperationKind.DELETE or not _is_latest(row) or row.cluster.hold:
         return False
+    if row.error_code == InMaintenance.code:
+        return False  # it goes on by itself
     if any(step.kind == StepKind.UNDO_WINDOW and step.state not in PASSED_STEPS for step in row.steps.all()):
         return False  # it may still be undone
     state = OperationState(row.state)

@@ -23,6 +23,13 @@ class Lifecycle(StrEnum):
     DELETED = "deleted"
 
 
+class Gateway(StrEnum):
+    """Who answers clients: every broker itself, or processes of their own before them."""
+
+    EMBEDDED = "embedded"
+    STANDALONE = "standalone"
+
+
 class ReleaseState(StrEnum):
     """How far a region has come with making an engine release runnable."""
 
@@ -110,6 +117,7 @@ class DesiredCluster:
         license_key: empty unless the operator gave one.
         data: which data it works on.
         backup: a backup that is to be taken, None when none is.
+        gateway: who answers clients; a region that has only one way goes that way.
         card: who this is, in words and ids of the account database; kept beside the engine, so that a cluster whose
             row was lost can be found and adopted. Nothing about it restarts an engine.
     """
@@ -124,6 +132,7 @@ class DesiredCluster:
     license_key: str = ""
     data: DesiredData = DesiredData()
     backup: BackupRef | None = None
+    gateway: Gateway = Gateway.EMBEDDED
     card: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -134,6 +143,8 @@ class DesiredCluster:
         """
         layout = replace(self.size, brokers=self.size.replication_factor)
         parts = (self.release.version, self.release.sha256, layout, self.audience, self.host_name, self.license_key)
+        if self.gateway is not Gateway.EMBEDDED:
+            parts = (*parts, self.gateway.value)  # type: ignore[assignment] # brokers that answer clients keep theirs
         return sha256(repr(parts).encode()).hexdigest()[:16]
 
     @property
@@ -240,6 +251,7 @@ class ObservedCluster:
 class ClusterRequest:
     """What somebody asks for when creating a cluster; `release` is the channel's default when empty.
 
+    Without a `region` the service chooses one, which has all of the `labels`; with a backup, the backup's own.
     `from_backup` starts it on a copy of another cluster's data, with as many partitions and a release that can read it.
     """
 
@@ -250,3 +262,4 @@ class ClusterRequest:
     channel: str
     release: str = ""
     from_backup: UUID | None = None
+    labels: tuple[str, ...] = ()

@@ -218,11 +218,13 @@ def history_statement(limit: int) -> str:
     """  # noqa: S608 - a number of ours
 
 
-# What a new cluster is made of, of which any may be missing from the offer.
+# What a new cluster is made of, of which any may be missing. Whoever waits for the region's row reads it as it is then,
+# with every cluster that was put there meanwhile.
 _OFFER = """
+WITH region AS (SELECT * FROM provisioning_region WHERE slug = %(region)s::text FOR NO KEY UPDATE)
 SELECT {columns}
 FROM (SELECT) AS asked
-LEFT JOIN provisioning_region AS region ON region.slug = %(region)s::text AND region.is_open
+LEFT JOIN region ON true
 LEFT JOIN provisioning_plantype AS plan_type ON plan_type.slug = %(plan_type)s::text AND plan_type.is_offered
 LEFT JOIN provisioning_channel AS channel ON channel.slug = %(channel)s::text
 LEFT JOIN provisioning_release AS release ON CASE %(release)s::text
@@ -236,7 +238,7 @@ END
 
 
 def offer_statement(columns: str) -> str:
-    """Read what a new cluster is made of by its names; see `rules.checked_cluster`."""
+    """Read what a new cluster is made of by its names, and lock its region; see `placing.offered`."""
     return _OFFER.format(columns=columns)
 
 

@@ -172,6 +172,15 @@ class Hold(StrEnum):
     UNEXPLAINED = "unexplained"
 
 
+class RegionState(StrEnum):
+    """What an operator has said of a region. Clusters that are there are served in all of them but maintenance."""
+
+    OPEN = "open"
+    CLOSED = "closed"
+    DRAINING = "draining"
+    MAINTENANCE = "maintenance"
+
+
 class LeftoverKind(StrEnum):
     """What is left over."""
 

@@ -6,25 +6,29 @@ Several clocks may run: whatever they do is claimed in the database.
 from __future__ import annotations
 
 import logging
+import threading
+import time
 from collections.abc import Callable
 from datetime import timedelta
+from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from django.db import InterfaceError
-from django.db import OperationalError as DatabaseAway
 from kombu.exceptions import OperationalError
 
 from common.errors import ControlPlaneError, Temporary
 from provisioning import executor, reconciler, wakeups
 from provisioning import selectors as read
 from provisioning.backends.base import ClusterBackend
+from provisioning.errors import RegionUnreachable
 from provisioning.models import Backup, Leftover, Region
-from provisioning.services import backups, installation, leftovers
+from provisioning.services import backups, installation, leftovers, regions
 from provisioning.spec import BackupRef
 from provisioning.states import LeftoverKind
 from tenants import tokens
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 # Constant work: one tick looks at so many due rows, however many there are.
 BATCH = 100
@@ -40,6 +44,10 @@ TAKE_OVER_SECONDS = 15.0
 
 # For so long in each tick, because the clock has other things to do as well.
 HELP_SECONDS = 1.0
+
+# A region has so long for an answer to the clock, which has other things to do; and for all that there is in it.
+ANSWER_SECONDS = 5.0
+INVENTORY_SECONDS = 60.0
 
 REMOVALS_AT_ONCE = 20
 REMOVAL_TTL = timedelta(minutes=2)
@@ -86,21 +94,21 @@ class Sweeper:
 
 
 def keep_registers() -> None:
-    """Have every region remember this database's beat; find out whether one remembers a later one.
+    """Have every region remember this database's beat; find out whether one remembers a later one, or none answers.
 
     The first thing that a clock and a worker do: on a database that was restored from an older copy nothing else may
     happen before.
     """
-    for region in read.watched_regions():
-        try:
-            backend = executor.backend_of(region.slug, region.backend)
-            if installation.compare(backend.read_register()):
-                logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
-            backend.write_register(installation.register())
-        except (DatabaseAway, InterfaceError):
-            raise
-        except Exception:  # a region's rim: the next tick tries again
-            logger.exception("could not compare the register of region %s", region.slug)
+    for region, answer in ask_all(read.regions(), lambda backend: backend.read_register()):
+        if isinstance(answer, Exception):
+            _note_silence(region, answer)
+            continue
+        regions.note_answer(region.slug)
+        if installation.compare(answer):
+            logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
+    register = installation.register()
+    for region, refusal in ask_all(_touchable(), lambda backend: backend.write_register(register)):
+        _complain(region, refusal, "could not write the register of region %s: %s")
 
 
 def tidy_stores() -> None:
@@ -111,7 +119,7 @@ def tidy_stores() -> None:
     """
     if installation.is_set_back():
         return
-    silent: set[str] = set()
+    silent = {region.slug for region in read.regions()} - {region.slug for region in _touchable()}
     for _ in range(REMOVALS_AT_ONCE):
         for backup in (due := backups.due_removals(1, but_not=silent)):
             _remove_backup(backup, silent)
@@ -167,17 +175,11 @@ def _try(region: Region, remove: Callable[[ClusterBackend], bool], silent: set[s
 
 def take_inventories() -> None:
     """Look for what is in the regions and no cluster of ours; it is entered into the ledger, and nothing is removed."""
-    for region in read.watched_regions():
-        try:
-            finds = executor.backend_of(region.slug, region.backend).inventory()
-            fresh = leftovers.note_finds(region, finds)
-        except (DatabaseAway, InterfaceError):
-            raise
-        except Exception:  # a region's rim: the next tick tries again
-            logger.exception("could not take the inventory of region %s", region.slug)
-        else:
-            if fresh:
-                logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)
+    for region, answer in ask_all(_answering(), lambda backend: list(backend.inventory()), INVENTORY_SECONDS):
+        if isinstance(answer, Exception):
+            _complain(region, answer, "could not take the inventory of region %s: %s")
+        elif fresh := leftovers.note_finds(region, answer):
+            logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)
 
 
 def publish_keys() -> None:
@@ -186,8 +188,73 @@ def publish_keys() -> None:
     One region's failure is logged and does not keep the others waiting.
     """
     jwks = tokens.public_jwks()
-    for region in read.watched_regions():
+    for region, answer in ask_all(_touchable(), lambda backend: backend.publish_keys(jwks)):
+        _complain(region, answer, "could not publish token keys to region %s: %s")
+
+
+def _answering() -> list[Region]:
+    """Regions worth asking: of one that is silent, the register is asked for again and again, and nothing else."""
+    return [region for region in read.regions() if region.silent_since is None]
+
+
+def _touchable() -> list[Region]:
+    """Regions in which something may be changed."""
+    return [region for region in _answering() if region.maintenance_since is None]
+
+
+def ask_all(
+    asked: list[Region], question: Callable[[ClusterBackend], Answer], seconds: float = ANSWER_SECONDS
+) -> list[tuple[Region, Answer | Exception]]:
+    """Ask several regions at once, so that a silent one keeps nobody waiting; who is late counts as silent.
+
+    A late one's thread goes on until its own timeout, and the region is not asked again before.
+    """
+    calls = {region.slug: _Call(region, question) for region in asked}
+    end = time.monotonic() + seconds
+    return [(region, calls[region.slug].result(end - time.monotonic())) for region in asked]
+
+
+class _Call(Generic[Answer]):
+    """One question to one region, in a thread of its own that never keeps the process from ending."""
+
+    _open: ClassVar[set[str]] = set()
+
+    def __init__(self, region: Region, question: Callable[[ClusterBackend], Answer]) -> None:
+        self._region, self._question = region, question
+        self._answer: Answer | Exception = RegionUnreachable("The region does not answer.")
+        self._thread = threading.Thread(target=self._ask, name=f"ask-{region.slug}", daemon=True)
+        if region.slug not in self._open:
+            self._open.add(region.slug)
+            self._thread.start()
+
+    def _ask(self) -> None:
         try:
-            executor.backend_of(region.slug, region.backend).publish_keys(jwks)
-        except Exception:  # a region's rim: the next tick tries again
-            logger.exception("could not publish token keys to region %s", region.slug)
+            self._answer = self._question(executor.backend_of(self._region.slug, self._region.backend))
+        except Exception as error:  # noqa: BLE001 - the region's rim: it is the answer
+            self._answer = error
+        finally:
+            self._open.discard(self._region.slug)
+
+    def result(self, seconds: float) -> Answer | Exception:
+        if self._thread.ident is not None:
+            self._thread.join(max(0.0, seconds))
+        return self._answer
+
+
+def _note_silence(region: Region, error: Exception) -> None:
+    _complain(region, error, "region %s does not say what it remembers: %s")
+    regions.note_silence(region.slug, sentence_of(error))
+
+
+def sentence_of(error: Exception) -> str:
+    """What people read of a region's failure."""
+    if isinstance(error, ControlPlaneError):
+        return error.message
+    return "Something unexpected went wrong. The clock's log has it."
+
+
+def _complain(region: Region, answer: object, sentence: str) -> None:
+    if isinstance(answer, ControlPlaneError):
+        logger.warning(sentence, region.slug, f"{answer.message} ({answer.internal})")
+    elif isinstance(answer, Exception):
+        logger.error(sentence, region.slug, repr(answer), exc_info=answer)

@@ -37,7 +37,13 @@ def cluster_list(request: HttpRequest, actor: Actor) -> HttpResponse:
     """All clusters of the organization."""
     found = selectors.clusters_of(actor, parse_page("", request.GET.get("cursor", "")))
     is_moving = any(view.current_operation_id for view in found.items)
-    context = {"clusters": found.items, "next_cursor": found.next_cursor, "is_moving": is_moving}
+    regions = {view.row.region_id: view.row.region for view in found.items}
+    context = {
+        "clusters": found.items,
+        "next_cursor": found.next_cursor,
+        "is_moving": is_moving,
+        "regions": [region for _, region in sorted(regions.items())],
+    }
     template = "console/parts/cluster_rows.html" if "rows" in request.GET else "console/clusters.html"
     return render(request, template, context)
 

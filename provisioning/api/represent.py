@@ -133,7 +133,16 @@ def preview(what: Preview) -> dict[str, Any]:
 def catalogue(offer: Offer) -> dict[str, Any]:
     """Everything that can be chosen when creating a cluster."""
     return {
-        "regions": [{"slug": region.slug, "name": region.name} for region in offer.regions],
+        "regions": [
+            {
+                "slug": region.slug,
+                "name": region.name,
+                "labels": region.labels,
+                "maintenance_since": region.maintenance_since,
+                "silent_since": region.silent_since,
+            }
+            for region in offer.regions
+        ],
         "plan_types": [
             {
                 "slug": size.slug,
@@ -143,6 +152,7 @@ def catalogue(offer: Offer) -> dict[str, Any]:
                 "replication_factor": size.replication_factor,
                 "memory_mib": size.memory_mib,
                 "disk_mib": size.disk_mib,
+                "gateway": size.gateway,
             }
             for size in offer.plan_types
         ],

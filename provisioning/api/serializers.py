@@ -6,7 +6,7 @@ from typing import Any
 
 from rest_framework import serializers
 
-from provisioning.spec import Lifecycle
+from provisioning.spec import Gateway, Lifecycle
 from provisioning.states import (
     BackupReason,
     BackupState,
@@ -36,7 +36,19 @@ class ClusterCreation(StrictSerializer):
 
     name = serializers.CharField(max_length=_MAX_TEXT, trim_whitespace=False)
     stage = serializers.CharField(max_length=_MAX_TEXT)
-    region = serializers.CharField(max_length=_MAX_TEXT)
+    region = serializers.CharField(
+        max_length=_MAX_TEXT,
+        required=False,
+        default="",
+        allow_blank=True,
+        help_text="Left out: the open region with all of the labels that is filled least; a backup's own if it can be.",
+    )
+    labels = serializers.ListField(
+        child=serializers.CharField(max_length=_MAX_TEXT),
+        required=False,
+        default=list,
+        help_text="What the region has to be, such as country=de.",
+    )
     plan_type = serializers.CharField(max_length=_MAX_TEXT)
     channel = serializers.CharField(max_length=_MAX_TEXT)
     release = serializers.CharField(max_length=_MAX_TEXT, required=False, default="", allow_blank=True)
@@ -44,7 +56,7 @@ class ClusterCreation(StrictSerializer):
         required=False,
         default=None,
         allow_null=True,
-        help_text="Start on a copy of this backup's data, in its region and with as many partitions.",
+        help_text="Start on a copy of this backup's data, with as many partitions, in any region.",
     )
 
 
@@ -300,10 +312,17 @@ class PreviewSchema(serializers.Serializer[Any]):
 
 
 class RegionSchema(serializers.Serializer[Any]):
-    """A place for clusters."""
+    """A place that takes new clusters now."""
 
     slug = serializers.CharField()
     name = serializers.CharField()
+    labels = serializers.ListField(child=serializers.CharField(), help_text="What it is, such as country=de.")
+    maintenance_since = serializers.DateTimeField(
+        allow_null=True, help_text="Changes are accepted meanwhile, and wait for its end."
+    )
+    silent_since = serializers.DateTimeField(
+        allow_null=True, help_text="It does not answer us: nothing is known of what is there. Changes wait."
+    )
 
 
 class PlanTypeSchema(serializers.Serializer[Any]):
@@ -316,6 +335,10 @@ class PlanTypeSchema(serializers.Serializer[Any]):
     replication_factor = serializers.IntegerField()
     memory_mib = serializers.IntegerField()
     disk_mib = serializers.IntegerField()
+    gateway = serializers.ChoiceField(
+        choices=[word.value for word in Gateway],
+        help_text="standalone: on Kubernetes, clients are answered by pods of their own, and by gRPC only.",
+    )
 
 
 class ReleaseSchema(serializers.Serializer[Any]):

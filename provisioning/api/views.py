@@ -85,19 +85,20 @@ class ClustersView(WriteView):
     @idempotent()
     def post(self, request: Request) -> Response:
         """Accepted at once; the operation tells how far it is."""
-        wish = ClusterRequest(**read_body(shapes.ClusterCreation, request))
+        body = read_body(shapes.ClusterCreation, request)
+        wish = ClusterRequest(**{**body, "labels": tuple(body["labels"])})
         if self.is_dry_run:
             return Response(
                 represent.preview(services.preview(services.create_cluster, actor=self.actor, request=wish))
             )
         operation = services.create_cluster(actor=self.actor, request=wish)
         view = selectors.cluster(self.actor, operation.cluster_id)
-        body = {
+        answer = {
             "cluster": represent.cluster(view),
             "operation": represent.operation(selectors.operation(self.actor, operation.pk)),
         }
         headers = {"Location": operation_url(operation.pk), "ETag": etag_of(view.row.spec_generation)}
-        return Response(body, status.HTTP_202_ACCEPTED, headers=headers)
+        return Response(answer, status.HTTP_202_ACCEPTED, headers=headers)
 
 
 class ClusterView(WriteView):

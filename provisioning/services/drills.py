@@ -14,6 +14,7 @@ from provisioning.errors import BackupNotUsable, ChangeUnderWay
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import backups
 from provisioning.services.operations import make_due, open_operation, supersede_operations
+from provisioning.services.placing import require_room
 from provisioning.services.rules import foresee_creation
 from provisioning.spec import Lifecycle
 from provisioning.states import BackupState, OperationKind, Stage, StepKind
@@ -34,13 +35,17 @@ def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
         NotFound: no such backup in the organization.
         BackupNotUsable: it is not complete.
         ChangeUnderWay: it, or another one, is being proven already.
+        NoPlace: its region is full.
     """
     actor.require(Permission.CLUSTERS_WRITE)
     lock_organization(actor.organization)
-    rows = Backup.objects.for_organization(actor.organization).select_for_update(of=("self",), no_key=True)
-    backup = rows.select_related("cluster__plan_type", "release").filter(pk=backup_id).first()
-    if backup is None:
+    rows = Backup.objects.for_organization(actor.organization).filter(pk=backup_id)
+    region_id = rows.values_list("cluster__region_id", flat=True).first()
+    if region_id is None:
         raise NotFound("There is no such backup in this organization.")
+    require_room(region_id)
+    locked = rows.select_for_update(of=("self",), no_key=True)
+    backup = locked.select_related("cluster__plan_type", "release").get()
     if backup.state != BackupState.COMPLETED:
         raise BackupNotUsable("Only a complete backup can be proven.")
     _require_no_other(backup)

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime, timedelta
-from functools import cache
 from typing import Any, cast
 from uuid import UUID
 
@@ -14,7 +13,7 @@ from django.db.models import Count, Max, Model, Q
 
 from billing import entitlements
 from common.errors import NotFound
-from provisioning import licences, planner, statements
+from provisioning import licences, planner
 from provisioning import selectors as read
 from provisioning.conditions import from_json
 from provisioning.errors import (
@@ -28,7 +27,7 @@ from provisioning.errors import (
     PathBlocked,
 )
 from provisioning.models import Backup, Channel, Cluster, Operation, PlanType, Region, Release
-from provisioning.services import trials
+from provisioning.services import placing, trials
 from provisioning.spec import ClusterRequest, Lifecycle, ObservedCluster, ReleaseState, Work
 from provisioning.states import (
     OPEN_STATES,
@@ -83,20 +82,20 @@ class Schedule:
 
 
 def checked_cluster(actor: Actor, request: ClusterRequest) -> Cluster:
-    """An unsaved cluster that may be created; holds the organization's lock, so that limits are exact."""
+    """An unsaved cluster that may be created; holds the locks of organization and region, so that limits are exact."""
     actor.require(Permission.CLUSTERS_WRITE)
-    region, plan_type, channel, release = _offered(request)
+    # Before a region or a backup is locked, as by a drill.
+    lock_organization(actor.organization)
+    region, plan_type, channel, release = placing.offered(request, actor.organization)
     row = Cluster(
         organization_id=actor.organization,
         name=clean_name(request.name),
         stage=_stage(request.stage),
-        region=region or _named(Region, request.region, "region", is_open=True),
+        region=region,
         plan_type=plan_type or _named(PlanType, request.plan_type, "plan_type", is_offered=True),
         channel=channel or _named(Channel, request.channel, "channel"),
     )
     row.partitions = row.plan_type.partitions
-    # Before a backup is locked, as by a drill.
-    lock_organization(actor.organization)
     if request.from_backup is None:
         row.release = release or _release(row.channel, request.release)
     else:
@@ -109,14 +108,10 @@ def checked_cluster(actor: Actor, request: ClusterRequest) -> Cluster:
 def _start_on(row: Cluster, backup: Backup, version: str) -> None:
     """Have a new cluster begin with a copy of another's data: with its layout, on its release or one that can follow.
 
-    The latter rehearses an upgrade.
+    The latter rehearses an upgrade. All regions of an installation share its store, so it may be in any of them.
     """
     row.release = _release(row.channel, version or backup.release_id)
     _require_readable(backup, row.release)
-    if row.region_id != backup.cluster.region_id:
-        raise InvalidSpec(
-            f"The backup lies in the region “{backup.cluster.region_id}”: start it there.", field="region"
-        )
     _require_layout(backup, row.plan_type)
     row.data_epoch, row.data_source = 1, backup
 
@@ -166,26 +161,6 @@ def _stage(word: str) -> Stage:
         return Stage(word)
     except ValueError as error:
         raise InvalidSpec(f"“{word}” is no stage. Choose one of: {', '.join(Stage)}.", field="stage") from error
-
-
-_OFFER = (("region", Region), ("plan_type", PlanType), ("channel", Channel), ("release", Release))
-
-
-@cache
-def _offer_statement() -> str:
-    return statements.offer_statement(statements.columns_of(_OFFER))
-
-
-def _offered(request: ClusterRequest) -> list[Any]:
-    """The region, plan type, channel and release that are asked for, in one prepared statement; None where there is
-    none, for which the caller finds the sentence."""
-    asked = {name: getattr(request, name) for name, _ in _OFFER}
-    if any("\0" in name for name in asked.values()):
-        return [None] * len(_OFFER)
-    values = statements.fetch(_offer_statement(), asked)
-    assert values is not None
-    rest = iter(values)
-    return [statements.instance(model, rest) for _, model in _OFFER]
 
 
 def _named(model: type[Any], slug: str, field: str, **must: Any) -> Any:
@@ -432,8 +407,6 @@ def restore_backup_rule(backup_id: UUID) -> WishRule:
             trials.refuse_during_trial(row)
         _require_licence(row.release, Stage(row.stage))
         backup = _usable_backup(row.organization_id, backup_id)
-        if row.region_id != backup.cluster.region_id:
-            raise BackupNotUsable(f"The backup lies in the region “{backup.cluster.region_id}”, not in this cluster's.")
         _require_layout(backup, row.plan_type)
         _require_readable(backup, row.release)
         before = read.last_sight(row)

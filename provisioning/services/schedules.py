@@ -117,13 +117,14 @@ def _end_stale(cluster_id: UUID) -> bool:
 
 def _stale_copies() -> QuerySet[Cluster]:
     copies = Cluster.objects.live().filter(drill_of__isnull=False, created_at__lt=Now() - DRILL_PATIENCE)
-    return copies.exclude(lifecycle=Lifecycle.DELETED)
+    return copies.exclude(lifecycle=Lifecycle.DELETED).filter(region__maintenance_since=None)
 
 
 def _resting(field: str) -> Any:
-    """Running clusters with nothing in progress whose `field` has come, longest due first."""
+    """Running clusters with nothing in progress whose `field` has come, longest due first; in maintenance they wait."""
     busy = Operation.objects.filter(cluster=OuterRef("pk"), state__in=OPEN_STATES)
     rows = Cluster.objects.live().filter(lifecycle=Lifecycle.RUNNING, hold="", drill_of=None)
+    rows = rows.filter(region__maintenance_since=None)
     return rows.filter(~Exists(busy), **{f"{field}__lte": Now()}).order_by(F(field))
 
 

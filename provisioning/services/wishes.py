@@ -127,6 +127,7 @@ def create_cluster(*, actor: Actor, request: ClusterRequest) -> Operation:
         InvalidName, InvalidSpec: the name cannot be used, or something named is not on offer.
         LicenceRefuses: the release's licence does not allow the stage here.
         LimitReached: the plan's clusters are used up.
+        NoPlace: the region is full, or no region fits.
     """
     row = checked_cluster(actor, request)
     row.audience = tenancy.open_audience(organization_id=row.organization_id, audience_id=row.pk)
@@ -223,7 +224,7 @@ def restore_backup(
 
     Raises:
         NotFound: no such backup in the organization.
-        BackupNotUsable: it is not complete, or has another layout, release or region.
+        BackupNotUsable: it is not complete, or has another layout or release.
     """
     rule = restore_backup_rule(backup_id)
     return _accept(actor, cluster_id, expected_generation, rule, Permission.CLUSTERS_DELETE)
@@ -299,9 +300,10 @@ def force_operation(*, actor: Actor, operation_id: UUID) -> Operation:
         )
     row = operation.cluster
     leftovers.record_forced(row, by=actor.label)
+    # The region's row, where the cluster is not counted any more, comes before those of backups, as for a new cluster.
+    close_cluster(row)
     if row.drill_of_id is None and not operation.steps.filter(kind=StepKind.UNDO_WINDOW).exists():
         purge_backups(row)
-    close_cluster(row)
     sentence = "Ended by force: what may be left in the region is recorded, and removed when the region allows."
     operation.steps.exclude(state=StepState.DONE).update(state=StepState.SKIPPED, waits_for="")
     operation.state = OperationState.SUCCEEDED

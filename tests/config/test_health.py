@@ -16,7 +16,7 @@ from pytest_django.fixtures import Settings
 from config import backup, health, restore
 from provisioning import services
 from provisioning.backends.base import Find
-from provisioning.models import Backup, Cluster
+from provisioning.models import Backup, Cluster, Region
 from provisioning.services import installation, leftovers
 from provisioning.states import ConditionType, Truth
 from tenants.models import MailKind, OutgoingMail
@@ -53,8 +53,24 @@ def test_a_living_process_says_so_without_the_database(client: WebClient) -> Non
 def test_ready_means_that_nothing_waits_too_long(client: WebClient) -> None:
     answer = client.get("/readyz")
     assert answer.status_code == 200, answer.content
-    assert set(answer.json()["checks"]) == {"database", "migrations", "turns", "mail", "installation"}
+    assert set(answer.json()["checks"]) == {"database", "migrations", "turns", "mail", "installation", "regions"}
     assert all(check["ok"] and check["message"].endswith(".") for check in answer.json()["checks"].values())
+
+
+def test_a_region_that_is_away_is_said_and_no_reason_to_be_down(client: WebClient, region: PretendRegion) -> None:
+    assert client.get("/readyz").json()["checks"]["regions"]["message"] == "Every region answers."
+    Region.objects.filter(pk="pretend").update(
+        silent_since=Now() - timedelta(hours=1), placed=3, max_clusters=4, silence="No."
+    )
+    answer = client.get("/readyz")
+    assert answer.status_code == 200
+    assert "pretend: no answer since 20" in answer.json()["checks"]["regions"]["message"]
+    said = client.get("/metrics").content.decode()
+    assert 'flowplane_region_clusters{region="pretend",state="open"} 3.0' in said
+    assert 'flowplane_region_max_clusters{region="pretend"} 4.0' in said
+    assert 'flowplane_region_silent_seconds{region="pretend"} 36' in said
+    Region.objects.filter(pk="pretend").update(maintenance_since=Now())
+    assert "pretend: in maintenance since 20" in client.get("/readyz").json()["checks"]["regions"]["message"]
 
 
 def test_a_turn_that_nobody_takes_is_not_ready(client: WebClient, cluster: Cluster) -> None:
@@ -88,7 +104,7 @@ def test_metrics_count_rows(client: WebClient, cluster: Cluster) -> None:
     waited = next(line for line in text.splitlines() if line.startswith("flowplane_turns_overdue_seconds "))
     assert float(waited.split()[1]) >= 29
     assert "flowplane_http_request_seconds_bucket" in text
-    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 10
+    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 11
 
 
 def sample(client: WebClient, name: str) -> float | None:

@@ -7,7 +7,10 @@ from uuid import uuid4
 
 import pytest
 from django.contrib import admin
+from django.db import connection
 from django.db.models import Model
+from django.db.models.functions import Now
+from django.test.utils import CaptureQueriesContext
 from django.urls import reverse
 
 from billing.models import Plan, Subscription
@@ -172,6 +175,77 @@ def test_a_change_of_the_catalogue_is_on_record_with_before_and_after(
     assert event.changes["is_open"] == [True, False]
     assert event.changes["name"] == ["Pretend", "Pretended"]
     assert event.actor_id == str(operator.pk)
+
+
+def test_the_list_of_regions_says_fill_state_and_last_answer_in_the_same_number_of_queries(
+    site: WebClient, cluster: Cluster
+) -> None:
+    def listed() -> tuple[str, int]:
+        with CaptureQueriesContext(connection) as queries:
+            text = page(site, "provisioning_region_changelist")
+        return text, len(queries)
+
+    Region.objects.filter(pk="pretend").update(max_clusters=8, answered_at=Now())
+    listed()  # what is read once in a session
+    text, count = listed()
+    assert "1 of 8 (12 %)" in text
+    for number in range(5):
+        fields = {"silent_since": Now(), "silence": "Renew the credentials.", "maintenance_since": Now()}
+        Region.objects.create(slug=f"r{number}", name="R", backend="pretend", domain="r.example", **fields)
+    text, again = listed()
+    assert "maintenance since 20" in text
+    assert "Renew the credentials." in text
+    assert again == count
+
+
+def test_maintenance_and_draining_are_buttons_and_on_record(site: WebClient, cluster: Cluster) -> None:
+    def act(name: str, **fields: str) -> str:
+        url = reverse("admin:provisioning_region_act", args=["pretend", name])
+        assert site.get(url).status_code == 405
+        return str(site.post(url, fields, follow=True).content.decode())
+
+    assert "Pretend is in maintenance." in act("begin-maintenance", note="Until noon.")
+    assert "No turn is under way." in page(site, "provisioning_region_change", "pretend")
+    assert Region.objects.get(pk="pretend").maintenance_note == "Until noon."
+    assert "This region is in maintenance already." in act("begin-maintenance")
+    assert "The maintenance of Pretend is over" in act("end-maintenance")
+    assert "Pretend takes no new clusters." in act("begin-draining")
+    shown = page(site, "provisioning_region_departures", "pretend")
+    assert cluster.name in shown
+    assert "How it leaves" in shown
+    assert "Pretend takes new clusters again." in act("end-draining")
+    actions = AuditEvent.objects.filter(target_id="pretend", organization=None).values_list("action", flat=True)
+    kinds = ("maintenance_begun", "maintenance_ended", "draining_begun", "draining_ended")
+    assert set(actions) == {f"operator.region.{kind}" for kind in kinds}
+    for name, slug in (("begin-nothing", "pretend"), ("begin-draining", "mars")):
+        assert site.post(reverse("admin:provisioning_region_act", args=[slug, name])).status_code == 404
+    assert site.get(reverse("admin:provisioning_region_departures", args=["mars"])).status_code == 404
+
+
+def test_a_new_kubernetes_region_has_a_limit_unless_one_is_given(site: WebClient) -> None:
+    def add(slug: str, **fields: str) -> int | None:
+        body = {
+            "slug": slug,
+            "name": slug,
+            "domain": "k.example",
+            "is_open": "on",
+            "labels": "country=de, a=b",
+            **fields,
+        }
+        answer = site.post(reverse("admin:provisioning_region_add"), body)
+        assert answer.status_code == 302, answer.content.decode()
+        region = Region.objects.get(pk=slug)
+        assert region.labels == ["country=de", "a=b"]
+        return region.max_clusters
+
+    assert add("k1", backend="kubernetes") == 4000
+    assert add("k2", backend="kubernetes", max_clusters="7") == 7
+    assert add("l1", backend="local") is None
+    refused = site.post(
+        reverse("admin:provisioning_region_add"),
+        {"slug": "k3", "name": "k3", "domain": "k.example", "backend": "local", "labels": "gold"},
+    )
+    assert "“gold” is no label. Write it as name=value" in refused.content.decode()
 
 
 def test_the_releases_of_a_channel_are_on_record_by_their_versions(site: WebClient, region: PretendRegion) -> None:

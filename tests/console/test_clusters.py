@@ -6,14 +6,16 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 from django.urls import reverse
 
 from provisioning import services
-from provisioning.models import Cluster, ClusterQuerySet, Operation, OperationStep
+from provisioning.models import Cluster, ClusterQuerySet, Operation, OperationStep, Region
 from provisioning.selectors import ClusterView
 from provisioning.states import StepKind
 from tenants.scoping import OrganizationQuerySet
 from tests.conftest import WebClient
+from tests.console.conftest import REGION
 from tests.factories import Person
 
 Browser = Callable[[Person], WebClient]
@@ -64,6 +66,49 @@ def test_bad_input_is_said_and_nothing_typed_is_lost(
     assert sentence in text
     assert f'value="{(wish | change)["name"]}"' in text or not (wish | change)["name"]
     assert not clusters(alice).exists()
+
+
+def test_a_region_is_chosen_where_there_are_several(browser: Browser, alice: Person, wish: dict[str, str]) -> None:
+    session = browser(alice)
+    Region.objects.exclude(slug=REGION).update(is_open=False)
+    assert offered(session) == [REGION], "of one there is no choice"
+    fields = {"backend": "local", "domain": "x.example", "max_clusters": 10}
+    Region.objects.create(slug="berlin", name="Berlin", labels=["country=de"], **fields)
+    Region.objects.create(slug="madrid", name="Madrid", labels=["country=es"], maintenance_since=Now(), **fields)
+    assert offered(session) == ["", "country=de", "country=es", "berlin", "madrid", REGION]
+    for name, choice in (("anywhere", ""), ("german", "country=de"), ("named", "madrid")):
+        Cluster.objects.filter(organization=alice.organization).update(lifecycle="deleted")
+        session.post(page("cluster_new"), {**wish, "name": name, "region": choice})
+    found = {row.name: row.region_id for row in clusters(alice)}
+    assert found == {"anywhere": "berlin", "german": "berlin", "named": "madrid"}
+    refused = session.post(page("cluster_new"), {**wish, "region": "country=es"})
+    assert "No region can take this cluster." in refused.content.decode()
+    assert "madrid: it has been in maintenance since" in refused.content.decode()
+
+
+def offered(session: WebClient) -> list[str]:
+    """The choices of a new cluster's region."""
+    return [value for value, _ in session.get(page("cluster_new")).context["form"].fields["region"].choices]
+
+
+@pytest.mark.parametrize(
+    ("fields", "sentence"),
+    [
+        ({"maintenance_since": Now(), "maintenance_note": "Until noon."}, "UTC. Until noon. Changes are accepted"),
+        ({"silent_since": Now()}, "Nowhere has not answered since"),
+        ({"draining_since": Now()}, "Nowhere is being emptied"),
+    ],
+)
+def test_what_is_so_of_a_region_is_said_on_the_list_and_on_the_clusters_page(
+    browser: Browser, alice: Person, orders: ClusterView, fields: dict[str, Any], sentence: str
+) -> None:
+    session = browser(alice)
+    addresses = (page("clusters"), page("cluster", orders.row.pk))
+    for address in addresses:
+        assert sentence not in session.get(address).content.decode()
+    Region.objects.filter(pk=REGION).update(**fields)
+    for address in addresses:
+        assert sentence in session.get(address).content.decode()
 
 
 def test_a_taken_name_is_said_at_the_name(

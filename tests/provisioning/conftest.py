@@ -37,6 +37,17 @@ def region(db: None) -> Iterator[PretendRegion]:
 
 
 @pytest.fixture
+def nothing_else(region: PretendRegion) -> Iterator[None]:
+    """The bench's own region remembers beats of tests whose rows were rolled back: nobody asks it here."""
+    local, other = executor.BACKENDS["local"], PretendRegion()
+    executor.BACKENDS["local"] = lambda _slug: other
+    executor.backend_of.cache_clear()
+    yield
+    executor.BACKENDS["local"] = local
+    executor.backend_of.cache_clear()
+
+
+@pytest.fixture
 def committed(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[Person]:
     """A person of a committed organization; what it owns is left behind, with nothing due."""
     with django_db_blocker.unblock():

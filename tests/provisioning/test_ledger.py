@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -11,7 +11,7 @@ import pytest
 from django.db.models.functions import Now
 
 from common.errors import Conflict, ControlPlaneError
-from provisioning import executor, reconciler, selectors, services, sweeper
+from provisioning import reconciler, selectors, services, sweeper
 from provisioning.backends.base import Find
 from provisioning.errors import RegionUnreachable
 from provisioning.models import Backup, Cluster, Installation, Leftover, Operation
@@ -26,7 +26,7 @@ from tests.provisioning.conftest import ask
 from tests.provisioning.pretend import PretendRegion
 from tests.provisioning.test_reconciler import latest, make_due, turn_until_rest
 
-pytestmark = pytest.mark.django_db
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nothing_else")]
 OPERATOR = Actor(kind=PrincipalKind.OPERATOR, principal_id="op", label="operator@example.com")
 
 
@@ -40,17 +40,6 @@ def healthy(alice: Person, region: PretendRegion) -> Cluster:
 @pytest.fixture
 def place(region: PretendRegion) -> RegionRow:
     return RegionRow.objects.get(pk="pretend")
-
-
-@pytest.fixture(autouse=True)
-def nothing_else(region: PretendRegion) -> Iterator[None]:
-    """The bench's own region remembers beats of tests whose rows were rolled back: nobody asks it here."""
-    local, other = executor.BACKENDS["local"], PretendRegion()
-    executor.BACKENDS["local"] = lambda _slug: other
-    executor.backend_of.cache_clear()
-    yield
-    executor.BACKENDS["local"] = local
-    executor.backend_of.cache_clear()
 
 
 def fresh(cluster: Cluster) -> Cluster:

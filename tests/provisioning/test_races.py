@@ -13,10 +13,12 @@ from billing.errors import LimitReached
 from billing.plans import FREE
 from common.errors import ControlPlaneError
 from provisioning import services
-from provisioning.models import Cluster
+from provisioning.errors import NoPlace
+from provisioning.models import Cluster, Operation, Region
 from provisioning.states import OPEN_STATES
-from tests.factories import Person
-from tests.provisioning.conftest import ask, see_everything
+from tests.factories import Person, make_person
+from tests.provisioning.conftest import ask, put_on_plan, see_everything
+from tests.provisioning.shared_region import SharedRegion
 
 AT_ONCE = 100
 
@@ -55,6 +57,32 @@ def test_a_hundred_at_once_get_exactly_what_the_plan_allows(committed: Person) -
     assert sum(result is None for result in results) == FREE.max_clusters
     assert {type(result) for result in results if result} == {LimitReached}
     assert Cluster.objects.filter(organization=committed.organization).count() == FREE.max_clusters
+
+
+def test_a_hundred_at_once_fill_two_regions_exactly(committed: Person, shared: SharedRegion) -> None:
+    """Half of them name the region, the others take what they get; many organizations, so that no other lock helps."""
+    people = [make_person() for _ in range(10)]
+    for person in people:
+        put_on_plan(person, "team")
+    Region.objects.exclude(pk=shared.folder.name).update(is_open=False)
+    Region.objects.filter(pk=shared.folder.name).update(max_clusters=30)
+    other = Region.objects.create(slug=f"{shared.folder.name}-2", backend="shared", domain="x.example", max_clusters=15)
+    try:
+
+        def create(number: int) -> Callable[[], object]:
+            request = ask(region=("", shared.folder.name)[number % 2], name=f"cluster {number}")
+            return lambda: services.create_cluster(actor=people[number % 10].actor, request=request)
+
+        results = race([create(number) for number in range(AT_ONCE)])
+        assert sum(result is None for result in results) == 30 + 15
+        assert {type(result) for result in results if result} == {NoPlace}
+        for region in Region.objects.filter(max_clusters__gt=0):
+            assert region.placed == region.max_clusters == region.clusters.count()
+    finally:
+        Region.objects.filter(pk="local").update(is_open=True)
+        Operation.objects.filter(cluster__region=other).delete()
+        Cluster.objects.filter(region=other).delete()
+        other.delete()
 
 
 def test_one_of_many_changes_to_the_same_generation_wins(committed: Person) -> None:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from provisioning.spec import Lifecycle
+from provisioning.spec import Gateway, Lifecycle
 from tests.provisioning.test_planner import RELEASE, SIZE, desired
 
 
@@ -14,6 +14,7 @@ def test_the_digest_changes_with_all_that_needs_a_restart() -> None:
         replace(wish, size=replace(SIZE, heap_mib=192)),
         replace(wish, license_key="key"),
         replace(wish, host_name="b.example"),
+        replace(wish, gateway=Gateway.STANDALONE),
     ]
     assert len({wish.digest, *(other.digest for other in changed)}) == len(changed) + 1
 

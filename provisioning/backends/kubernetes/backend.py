@@ -262,7 +262,7 @@ class KubernetesBackend:
         self._volumes(desired, ground, held).keep_notes(held.alive)
         if held.replicas:
             self._resize(ground, 0, held.version)
-        if (self._settings.values.get("gateway") or {}).get("mode") == "standalone":
+        if self._charts.has_gateways(desired):
             with suppress(Missing):
                 self._api.merge(DEPLOYMENT, ground.namespace, GATEWAY, {"spec": {"replicas": 0}})
 

@@ -25,7 +25,7 @@ from provisioning.backends.engine.tls import KeyPair
 from provisioning.backends.kubernetes.kinds import Object, in_order
 from provisioning.backends.kubernetes.names import MANAGER, namespace_of
 from provisioning.backends.kubernetes.settings import KubernetesSettings
-from provisioning.spec import DesiredCluster, DesiredSize
+from provisioning.spec import DesiredCluster, DesiredSize, Gateway
 
 HELM_SECONDS = 20.0
 # A region has a handful of sizes and releases, each with a few numbers of pods; one rendering is some 50 kB.
@@ -104,6 +104,7 @@ class Charts:
                 "tag": self._settings.tags.get(desired.release.version, desired.release.version),
             },
             "size": _size(desired.size),
+            "gateway": {"mode": desired.gateway.value},
             "replicas": wish.replicas,
             "dataEpoch": str(desired.data.epoch),
             "mayBeginEmptyFrom": wish.empty_from,
@@ -116,6 +117,11 @@ class Charts:
             "managedBy": MANAGER,
         }
         return _merged(_merged(made, self._settings.values), wish.extra)
+
+    def has_gateways(self, desired: DesiredCluster) -> bool:
+        """Return whether pods of their own answer clients: as the size says, or the region's own values."""
+        values = self.values(Wish(desired, desired.size.brokers))
+        return bool(values["gateway"]["mode"] == Gateway.STANDALONE)
 
     def _store(self) -> dict[str, Any]:
         store = self._settings.store

@@ -15,6 +15,7 @@ from kubernetes.client import Configuration
 from kubernetes.client.rest import RESTClientObject
 from kubernetes.config import load_incluster_config, load_kube_config
 from kubernetes.config.config_exception import ConfigException
+from yaml import YAMLError
 
 from provisioning.errors import RegionUnreachable
 
@@ -50,10 +51,12 @@ def connect(kubeconfig: Path | None) -> Connection:
             load_kube_config(  # type: ignore[no-untyped-call]
                 str(kubeconfig), client_configuration=configuration, persist_config=False
             )
+        if "://" not in str(configuration.host):
+            raise ValueError("it names no server")
         configuration.connection_pool_maxsize = 32
         configuration.retries = False
         http = RESTClientObject(configuration).pool_manager
-    except (ConfigException, OSError, ValueError, KeyError, TypeError) as error:
+    except (ConfigException, YAMLError, OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise RegionUnreachable(
             "The credentials for this region cannot be read. Lay its kubeconfig where FLOWPLANE_KUBECONFIG_DIR says.",
             internal=repr(error)[:500],

@@ -20,6 +20,7 @@ from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import (
     DesiredCluster,
     Endpoint,
+    Gateway,
     ObservedBroker,
     ObservedCluster,
     ReleaseState,
@@ -287,7 +288,9 @@ class Observation:
 
     def _endpoint(self) -> Endpoint:
         host, settings = self._desired.host_name, self._settings
-        has_rest = settings.rest_port is not None and self._desired.release.serves_rest
+        # Gateways of their own ask nobody for a token by REST, so the chart keeps that off.
+        is_guarded = self._desired.gateway is Gateway.EMBEDDED
+        has_rest = settings.rest_port is not None and self._desired.release.serves_rest and is_guarded
         rest = f"https://{host}:{settings.rest_port}" if has_rest else ""
         return Endpoint(grpc=f"{host}:{settings.endpoint_port}", rest=rest)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from typing import Any
 
 from django.conf import settings
@@ -14,6 +14,7 @@ from billing.plans import STARTING_PLANS
 from provisioning.backends.local.layout import create_region
 from provisioning.catalogue import CHANNELS, HOME_REGION, PLAN_TYPES, RELEASES, RegionEntry
 from provisioning.models import Channel, PlanType, Region, Release
+from provisioning.placement import KUBERNETES_CAP
 from provisioning.sweeper import publish_keys
 from tenants import services as tenancy
 
@@ -43,7 +44,7 @@ def _region(slug: str | None, name: str | None, domain: str | None) -> RegionEnt
         return HOME_REGION
     if not domain:
         raise CommandError("--kubernetes-region needs --region-domain.")
-    return replace(HOME_REGION, slug=slug, name=name or slug, backend="kubernetes", domain=domain)
+    return RegionEntry(slug, name or slug, backend="kubernetes", domain=domain, max_clusters=KUBERNETES_CAP)
 
 
 def _fill(region: RegionEntry) -> None:

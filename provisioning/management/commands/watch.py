@@ -13,7 +13,7 @@ from django.core.management.base import BaseCommand
 
 from common import pulse
 from provisioning import watcher
-from provisioning.selectors import watched_regions
+from provisioning.selectors import regions
 
 # Long before what was told last is forgotten.
 TELL_EVERY_SECONDS = 20.0
@@ -27,8 +27,8 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
         told = threading.Event()
-        regions, told_at = watched_regions(), -TELL_EVERY_SECONDS
-        ended = watcher.watch(regions)
+        watched, told_at = regions(), -TELL_EVERY_SECONDS
+        ended = watcher.watch(watched)
 
         def stop(*_: Any) -> None:
             told.set()
@@ -41,5 +41,5 @@ class Command(BaseCommand):
             pulse.beat(settings.PULSE_FILE)
             if time.monotonic() - told_at >= TELL_EVERY_SECONDS:
                 told_at = time.monotonic()
-                watcher.tell(regions)
+                watcher.tell(watched)
         sys.exit(0 if told.is_set() else 1)

@@ -9,7 +9,7 @@ import pytest
 from rest_framework.test import APIClient
 
 from provisioning import services
-from provisioning.models import Cluster, Operation
+from provisioning.models import Cluster, Operation, Region
 from tenants.models import AuditEvent
 from tenants.roles import Role
 from tests.factories import Person, make_person
@@ -165,9 +165,26 @@ def test_a_bad_wish_is_refused_with_a_sentence_and_leaves_nothing(
 
 def test_a_missing_member_is_named(api: Api, alice: Person, region: PretendRegion) -> None:
     body = wish()
-    del body["region"]
+    del body["plan_type"]
     answer = api(alice).post(CLUSTERS, body, format="json")
-    assert (answer.status_code, answer.json()["field"]) == (400, "region")
+    assert (answer.status_code, answer.json()["field"]) == (400, "plan_type")
+
+
+def test_a_cluster_goes_where_the_labels_are_when_no_region_is_named(
+    api: Api, alice: Person, region: PretendRegion
+) -> None:
+    Region.objects.exclude(slug="pretend").update(is_open=False)
+    Region.objects.filter(slug="pretend").update(labels=["country=de"], max_clusters=1)
+    body = wish(labels=["country=de"])
+    del body["region"]
+    made = api(alice).post(CLUSTERS, body, format="json")
+    assert (made.status_code, made.json()["cluster"]["region"]) == (202, "pretend")
+    refused = api(alice).post(CLUSTERS, {**body, "name": "next"}, format="json")
+    assert (refused.status_code, refused.json()["code"], refused.json()["field"]) == (409, "no_place", "region")
+    assert "pretend: it is full: 1 of 1 clusters are there" in refused.json()["detail"]
+    for labels in (["gold"], [f"a=b{number}" for number in range(21)]):
+        answer = api(alice).post(CLUSTERS, {**body, "labels": labels}, format="json")
+        assert (answer.status_code, answer.json()["field"]) == (400, "labels")
 
 
 def test_more_clusters_than_the_plan_allows_are_refused(api: Api, alice: Person, region: PretendRegion) -> None:
@@ -231,7 +248,10 @@ def test_nobody_gets_in_without_signing_in(anonymous: APIClient, cluster: Cluste
 
 def test_the_catalogue_says_what_each_licence_allows(api: Api, alice: Person, region: PretendRegion) -> None:
     offer = api(alice).get("/api/v1/catalogue").json()
-    assert "pretend" in [place["slug"] for place in offer["regions"]]
+    place = next(place for place in offer["regions"] if place["slug"] == "pretend")
+    assert place == {
+        "slug": "pretend", "name": "Pretend", "labels": [], "maintenance_since": None, "silent_since": None,
+    }  # fmt: skip
     stable = next(channel for channel in offer["channels"] if channel["slug"] == "stable")
     assert stable["default_release"] == "8.5.8"
     assert "production included" in stable["releases"][0]["licence_allows"]

@@ -17,7 +17,7 @@ from provisioning.backends.kubernetes.observe import Observation, Scene, job_sta
 from provisioning.backends.kubernetes.pods import Pod, note_of, sentence
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.planner import LetGo, RemoveCluster, RestoreData, StartEngine, StopEngine, Wait, plan
-from provisioning.spec import BackupRef, DesiredCluster, DesiredData, Lifecycle, ObservedCluster, Work
+from provisioning.spec import BackupRef, DesiredCluster, DesiredData, Gateway, Lifecycle, ObservedCluster, Work
 from tests.provisioning.backends.conftest import SMALL, TRIO, desired_release
 
 CLUSTER_ID = UUID("5d3b1c9e-6c4f-4f5e-9d2b-0f6f8f1f2a3b")
@@ -132,6 +132,10 @@ def test_where_an_edge_leads_to_rest_it_is_told() -> None:
 
     assert endpoint is not None
     assert endpoint.rest == f"https://{CLUSTER_ID}.region.example:8443"
+    unguarded = replace(wish, gateway=Gateway.STANDALONE)
+    endpoint = Observation(unguarded, scene, replace(SETTINGS, rest_port=8443)).report().endpoint
+    assert endpoint is not None
+    assert endpoint.rest == "", "gateways of their own answer REST to anybody"
 
 
 @pytest.mark.parametrize(
