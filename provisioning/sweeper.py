@@ -8,11 +8,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
+from django.db import InterfaceError
+from django.db import OperationalError as DatabaseAway
 from kombu.exceptions import OperationalError
 
 from common.errors import ControlPlaneError, Temporary
@@ -103,9 +106,10 @@ def keep_registers() -> None:
         if isinstance(answer, Exception):
             _note_silence(region, answer)
             continue
-        regions.note_answer(region.slug)
-        if installation.compare(answer):
-            logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
+        regions.note_answer(region)
+        with _rim(region, "could not compare the register of region %s"):
+            if installation.compare(answer):
+                logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
     register = installation.register()
     for region, refusal in ask_all(_touchable(), lambda backend: backend.write_register(register)):
         _complain(region, refusal, "could not write the register of region %s: %s")
@@ -178,8 +182,10 @@ def take_inventories() -> None:
     for region, answer in ask_all(_answering(), lambda backend: list(backend.inventory()), INVENTORY_SECONDS):
         if isinstance(answer, Exception):
             _complain(region, answer, "could not take the inventory of region %s: %s")
-        elif fresh := leftovers.note_finds(region, answer):
-            logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)
+            continue
+        with _rim(region, "could not enter what is in region %s"):
+            if fresh := leftovers.note_finds(region, answer):
+                logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)
 
 
 def publish_keys() -> None:
@@ -239,6 +245,17 @@ class _Call(Generic[Answer]):
         if self._thread.ident is not None:
             self._thread.join(max(0.0, seconds))
         return self._answer
+
+
+@contextmanager
+def _rim(region: Region, sentence: str) -> Iterator[None]:
+    """Go on with the next region whatever one has said; not without the database."""
+    try:
+        yield
+    except (DatabaseAway, InterfaceError):
+        raise
+    except Exception:  # a region's rim: the next tick tries again
+        logger.exception(sentence, region.slug)
 
 
 def _note_silence(region: Region, error: Exception) -> None:

@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 
 from django.db import close_old_connections
 
+from common.errors import Permanent
 from provisioning import executor, wakeups
 from provisioning.models import Region
 
 logger = logging.getLogger(__name__)
+
+# A region that refuses us is asked again so much later: a person has to act first.
+REFUSED_AGAIN_SECONDS = 30.0
 
 
 def watch_region(region: Region) -> None:
@@ -21,6 +26,16 @@ def watch_region(region: Region) -> None:
     for cluster_id in executor.backend_of(region.slug, region.backend).changes():
         close_old_connections()
         wakeups.wake(cluster_id)
+
+
+def _is_refused(region: Region) -> bool:
+    """Watch a region; True when it does not let us, which is no reason to end the other regions' watches."""
+    try:
+        watch_region(region)
+    except Permanent as error:
+        logger.error("region %s cannot be watched: %s (%s)", region.slug, error.message, error.internal)
+        return True
+    return False
 
 
 def watch(regions: list[Region]) -> threading.Event:
@@ -32,7 +47,8 @@ def watch(regions: list[Region]) -> threading.Event:
 
     def run(region: Region) -> None:
         try:
-            watch_region(region)
+            while _is_refused(region):
+                time.sleep(REFUSED_AGAIN_SECONDS)
         except Exception:  # the thread's rim: whatever it was, the process ends and its runner starts it again
             logger.exception("the watch of region %s ended", region.slug)
         finally:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
 from django.contrib import admin, messages
-from django.db.models import Model, QuerySet
+from django.db.models import F, Model, QuerySet
 from django.forms import ModelForm
 from django.http import Http404, HttpRequest, HttpResponse
 from django.shortcuts import redirect
@@ -103,8 +103,9 @@ class RegionAdmin(CatalogueAdmin):
     def change_view(
         self, request: HttpRequest, object_id: str, form_url: str = "", extra_context: dict[str, Any] | None = None
     ) -> HttpResponse:
-        """With how many turns are under way, which matters while maintenance begins."""
-        under_way = Cluster.objects.under_way().filter(region_id=object_id).count()
+        """With how many turns are under way that were begun before the maintenance."""
+        begun_before = Cluster.objects.under_way().filter(claimed_at__lt=F("region__maintenance_since"))
+        under_way = begun_before.filter(region_id=object_id).count()
         return super().change_view(request, object_id, form_url, (extra_context or {}) | {"under_way": under_way})
 
     def act(self, request: HttpRequest, slug: str, name: str) -> HttpResponse:

@@ -93,12 +93,12 @@ def end_draining(*, actor: Actor, slug: str) -> Region:
     return _locked(slug)
 
 
-def note_answer(slug: str) -> None:
+def note_answer(region: Region) -> None:
     """The region has answered. One statement, which writes when there is news, or the last answer was a while ago."""
+    if region.silent_since is not None:
+        _resume(region)
     is_news = Q(silent_since__isnull=False) | Q(answered_at=None) | Q(answered_at__lt=Now() - ANSWERED_EVERY)
-    if Region.objects.filter(pk=slug, silent_since__isnull=False).exists():
-        _resume(Region.objects.get(pk=slug))
-    Region.objects.filter(is_news, pk=slug).update(answered_at=Now(), silent_since=None, silence="")
+    Region.objects.filter(is_news, pk=region.pk).update(answered_at=Now(), silent_since=None, silence="")
 
 
 def note_silence(slug: str, sentence: str) -> None:

@@ -205,7 +205,7 @@ def test_maintenance_and_draining_are_buttons_and_on_record(site: WebClient, clu
         return str(site.post(url, fields, follow=True).content.decode())
 
     assert "Pretend is in maintenance." in act("begin-maintenance", note="Until noon.")
-    assert "No turn is under way." in page(site, "provisioning_region_change", "pretend")
+    assert "No turn that was begun before is under way." in page(site, "provisioning_region_change", "pretend")
     assert Region.objects.get(pk="pretend").maintenance_note == "Until noon."
     assert "This region is in maintenance already." in act("begin-maintenance")
     assert "The maintenance of Pretend is over" in act("end-maintenance")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import partial
 from typing import Any
+from uuid import UUID
 
 import pytest
 from django.conf import settings
@@ -17,7 +19,8 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from common.errors import Conflict, Permanent
-from provisioning import executor, reconciler, selectors, services, sweeper
+from provisioning import executor, reconciler, selectors, services, sweeper, watcher
+from provisioning.backends.base import ClusterBackend
 from provisioning.errors import InvalidSpec, NoPlace, RegionUnreachable
 from provisioning.models import Cluster, Operation, Region
 from provisioning.services import regions, schedules
@@ -381,9 +384,9 @@ def test_a_region_that_does_not_answer_is_noted_with_the_reason_and_comes_back(
 
 
 def test_an_answer_is_written_only_when_it_is_news(region: PretendRegion) -> None:
-    regions.note_answer("pretend")
+    regions.note_answer(named())
     before = named().answered_at
-    regions.note_answer("pretend")
+    regions.note_answer(named())
     assert named().answered_at == before
 
 
@@ -396,6 +399,63 @@ def test_a_region_that_says_something_unexpected_is_no_trouble_of_the_others(mak
     assert named().silence == "Something unexpected went wrong. The clock's log has it."
     assert named("berlin").silent_since is None
     assert berlin.register["beat"]
+
+
+def test_who_is_late_counts_as_silent_and_is_not_asked_again_before(make_region: Make) -> None:
+    make_region("berlin")
+    may_answer, has_answered = threading.Event(), threading.Event()
+    asked = []
+
+    def question(backend: ClusterBackend) -> str:
+        if backend is executor.backend_of("pretend", "pretend"):
+            asked.append(backend)
+            may_answer.wait(60)
+            has_answered.set()
+        return "here"
+
+    def answers(seconds: float) -> dict[str, object]:
+        found = sweeper.ask_all([named(), named("berlin")], question, seconds)
+        return {region.slug: answer for region, answer in found}
+
+    for _ in range(2):
+        found = answers(0.5)
+        assert isinstance(found["pretend"], RegionUnreachable)
+        assert found["berlin"] == "here"
+    assert len(asked) == 1
+    may_answer.set()
+    assert has_answered.wait(60)
+    while isinstance(answers(60)["pretend"], RegionUnreachable):
+        pass  # its thread is ending
+    assert answers(60) == {"pretend": "here", "berlin": "here"}
+
+
+def test_a_register_of_nonsense_is_no_trouble_of_the_others(make_region: Make) -> None:
+    berlin = make_region("berlin")
+    berlin.register = {"beat": "many"}
+    sweeper.keep_registers()
+    assert executor.backend_of("pretend", "pretend").read_register()["beat"]
+
+
+def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
+    region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "REFUSED_AGAIN_SECONDS", 0.01)
+    has_come_back, is_over = threading.Event(), threading.Event()
+    refusals = [Permanent("Give us the rights.")] * 3
+
+    def changes() -> Iterator[UUID]:
+        if refusals:
+            raise refusals.pop()
+        has_come_back.set()
+        is_over.wait(60)
+        yield from ()
+
+    monkeypatch.setattr(region, "changes", changes)
+    ended = watcher.watch([named()])
+    assert has_come_back.wait(60)
+    assert not ended.is_set()
+    is_over.set()
+    assert ended.wait(60), "a watch that ends for any other reason ends the process"
 
 
 def test_the_command_says_of_each_region_whether_it_can_be_used(
