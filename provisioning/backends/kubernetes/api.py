@@ -22,7 +22,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from provisioning.backends.engine.door import Answer, Limits
 from provisioning.backends.kubernetes.budget import Gate
 from provisioning.backends.kubernetes.connection import Connection
-from provisioning.backends.kubernetes.errors import TOO_MANY, UNAUTHORIZED, Expired, Missing, pause_in, refusal
+from provisioning.backends.kubernetes.errors import TOO_MANY, UNAUTHORIZED, Changed, Expired, Missing, pause_in, refusal
 from provisioning.backends.kubernetes.kinds import Kind, Object, name_in
 from provisioning.backends.kubernetes.names import MANAGER
 from provisioning.errors import RegionUnreachable
@@ -141,7 +141,7 @@ class Api:
         body = {**kind_of_body, "preconditions": {"uid": uid}, "propagationPolicy": policy}
         try:
             self._ask(Request("DELETE", kind.path(namespace, name), f"{kind.name} {name}", {}, body))
-        except Missing:
+        except (Missing, Changed):
             return
 
     def watch(self, kind: Kind, selector: str, resource_version: str) -> Iterator[tuple[str, Object]]:

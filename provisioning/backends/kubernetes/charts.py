@@ -22,7 +22,15 @@ import yaml
 
 from common.errors import Permanent
 from provisioning.backends.engine.tls import KeyPair
-from provisioning.backends.kubernetes.kinds import Object, in_order
+from provisioning.backends.kubernetes.kinds import (
+    CONFIG_MAP,
+    SECRET,
+    SERVICE,
+    SERVICE_ACCOUNT,
+    STATEFUL_SET,
+    Object,
+    in_order,
+)
 from provisioning.backends.kubernetes.names import MANAGER, namespace_of
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import DesiredCluster, DesiredSize, Gateway
@@ -30,6 +38,8 @@ from provisioning.spec import DesiredCluster, DesiredSize, Gateway
 HELM_SECONDS = 20.0
 # A region has a handful of sizes and releases, each with a few numbers of pods; one rendering is some 50 kB.
 MAX_KEPT = 64
+# No cluster is without these. What is not rendered is removed, so a chart that came to us torn would end every engine.
+ESSENTIAL = frozenset({kind.name for kind in (SERVICE_ACCOUNT, SECRET, CONFIG_MAP, SERVICE, STATEFUL_SET)})
 # What Helm is told in place of an identity. None is part of another, and none looks like anything that is rendered.
 CLUSTER_ID = "5eed0f1a-0000-4000-8000-c1a57e21d000"
 HOST_NAME = "placeholder-host.flowplane.invalid"
@@ -80,7 +90,7 @@ class Charts:
         """Return all objects of a cluster, in the order in which they are applied.
 
         Raises:
-            Permanent: the chart does not take the region's values.
+            Permanent: the chart does not take the region's values, or does not make what every cluster has.
         """
         stamps = self._stamps(wish.desired, identity)
         return tuple(_stamp(found, stamps) for found in self._rendered(wish))
@@ -187,7 +197,14 @@ class Charts:
             raise Permanent(
                 "Helm cannot be run, so no object can be made. Check what FLOWPLANE_HELM names.", internal=repr(error)
             ) from error
-        return [found for found in yaml.load_all(ran.stdout, Loader=yaml.CSafeLoader) if found]
+        rendered = [found for found in yaml.load_all(ran.stdout, Loader=yaml.CSafeLoader) if found]
+        if missing := ESSENTIAL - {found["kind"] for found in rendered}:
+            raise Permanent(
+                "The chart that engine clusters are made from does not make all that a cluster needs, so nothing is "
+                "changed. Lay it whole where FLOWPLANE_CHART says.",
+                internal=f"missing: {', '.join(sorted(missing))}",
+            )
+        return rendered
 
 
 def _size(size: DesiredSize) -> dict[str, int]:

@@ -126,6 +126,17 @@ def test_a_process_asks_no_faster_than_its_budget() -> None:
     assert 1.9 <= slept[0] <= 2.1
 
 
+def test_a_removal_of_what_is_another_object_by_now_is_over(tmp_path: Path) -> None:
+    gone = Reply(404, {"reason": "NotFound"})
+    another = Reply(409, {"reason": "Conflict", "message": "Precondition failed: UID in precondition: a, in object: b"})
+    with scripted(gone, another) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        for _ in range(2):
+            api.delete(CONFIG_MAP, "a", "x", uid="a")
+
+    assert b'"preconditions": {"uid": "a"}' in server.asked[1].body
+
+
 def test_a_list_goes_on_until_its_end(tmp_path: Path) -> None:
     pages = (
         Reply(body={"metadata": {"resourceVersion": "5", "continue": "c"}, "items": [{"metadata": {"name": "a"}}]}),
