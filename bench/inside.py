@@ -55,9 +55,7 @@ def wakes(cluster_id: UUID, times: int) -> None:
         took.append((time.perf_counter() - started) * 1000)
     ordered = sorted(took)
     p99 = ordered[int(len(ordered) * 0.99) - 1]
-    print(
-        f"p50 {statistics.median(ordered):.0f} ms, p99 {p99:.0f} ms (n={times}), the turn's three statements included"
-    )
+    print(f"p50 {statistics.median(ordered):.0f} ms, p99 {p99:.0f} ms (n={times}), the turn's statements included")
 
 
 def _make_due(cluster_id: UUID) -> None:

@@ -98,8 +98,8 @@ CHANNELS = (
     ChannelEntry("next", "Next", default_release="8.6.0", releases=("8.6.0", "8.5.8")),
 )
 
-# A broker with one partition needs 500 to 600 MiB (a third of it heap), each further partition about 32 MiB of
-# RocksDB and its share of buffers; measured, see docs/performance.md.
+# Reckoned, not measured for each: a broker with one partition was seen to take 500 to 600 MiB (a third of it heap);
+# each further one is counted with 32 MiB of RocksDB and its share of buffers.
 PLAN_TYPES = (
     PlanTypeEntry("small", "Small", 1, 1, 1, memory_mib=640, heap_mib=160, disk_mib=1024),
     PlanTypeEntry("small-plus", "Small plus", 1, 1, 1, memory_mib=1024, heap_mib=480, disk_mib=2048),

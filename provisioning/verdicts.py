@@ -27,7 +27,7 @@ class Pace:
     p95: float
 
 
-# Measured on two busy cores before an installation has a history of its own (docs/performance.md):
+# For as long as an installation has no history of its own. Estimates, generous for a machine with two busy cores:
 # fetching 200 MB and unpacking 240 MB is bound by the network, a first start by class loading.
 PRIORS: dict[StepKind, Pace] = {
     StepKind.PREPARE_RELEASE: Pace(median=40.0, p95=180.0),

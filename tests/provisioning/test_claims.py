@@ -108,6 +108,15 @@ def test_who_shares_the_backlogs_lane_is_seen_when_it_comes() -> None:
     assert claimed_by(1) == [guest.pk]
 
 
+@pytest.mark.parametrize("lane", [7, 8], ids=["the same lane", "another lane"])
+def test_behind_a_thousand_of_one_organization_another_is_the_very_next(lane: int) -> None:
+    hog, guest = in_lane(7), in_lane(lane)
+    make_clusters(hog, 1000, due_seconds_ago=9)
+    assert claimed_by(5) == [hog.pk] * 5
+    make_clusters(guest, 2, due_seconds_ago=0)
+    assert claimed_by(3) == [guest.pk, hog.pk, guest.pk]
+
+
 def test_the_index_and_the_statement_mean_the_same_lane() -> None:
     with connection.cursor() as cursor:
         cursor.execute("SELECT indexdef FROM pg_indexes WHERE indexname = 'cluster_lane'")
