@@ -51,7 +51,7 @@ env:
   {{- if not (kindIs "invalid" $values.region.edgeRestPort) }}
   - {name: FLOWPLANE_EDGE_REST_PORT, value: {{ int $values.region.edgeRestPort | quote }}}
   {{- end }}
-  {{- if $isEngineer }}
+  {{- if or $isEngineer (eq .component "watch") }}
   - {name: FLOWPLANE_REGION_VALUES_DIR, value: {{ $folder }}/regions}
   {{- end }}
   {{- if and $values.region.kubeconfigSecret (or $isEngineer (eq .component "watch")) }}
@@ -101,10 +101,6 @@ env:
           items:
             - {key: tls.crt, path: authority.crt}
             - {key: tls.key, path: authority.key}
-      - configMap:
-          name: regions
-          items:
-            - {key: {{ printf "%s.yaml" $values.region.slug | quote }}, path: {{ printf "regions/%s.yaml" $values.region.slug | quote }}}
       {{- if $values.backupStore.enabled }}
       - secret:
           name: {{ $values.backupStore.existingSecret | quote }}
@@ -112,6 +108,12 @@ env:
             - {key: access-key, path: store-access-key}
             - {key: secret-key, path: store-secret-key}
       {{- end }}
+      {{- end }}
+      {{- if or $isEngineer (eq .component "watch") }}
+      - configMap:
+          name: regions
+          items:
+            - {key: {{ printf "%s.yaml" $values.region.slug | quote }}, path: {{ printf "regions/%s.yaml" $values.region.slug | quote }}}
       {{- end }}
 {{- end }}
 
