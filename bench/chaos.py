@@ -46,7 +46,8 @@ from embedded.home import Home, locate, purge
 from embedded.machine import Machine, furnish, running
 from embedded.supervision import PRODUCT, STORES, Supervisor
 
-PATIENCE_SECONDS = 900.0
+# More than the 15 minutes after which a backup that hangs is given up, and what comes after that.
+PATIENCE_SECONDS = 1500.0
 # Kills are due for so many operations more than were asked for.
 AHEAD = 10
 ENGINE = "engine"
