@@ -186,7 +186,7 @@ def test_the_operator_site_is_closed_to_customers(
 ) -> None:
     client = browser(alice)
     ids = {**acorns.ids, "object_id": acorns.ids["cluster_id"], "app_label": "provisioning", "url": "x"}
-    ids |= {"content_type_id": "1", "leftover_id": str(uuid4()), "slug": acorns.cluster.region_id, "name": "close"}
+    ids |= {"content_type_id": "1", "leftover_id": str(uuid4()), "slug": "pretend", "name": "begin-maintenance"}
     for route in all_routes("/operator/"):
         pattern = route.pattern.replace("(?P<app_label>provisioning|tenants|billing)", "<app_label>")
         if "(?P" in pattern:
