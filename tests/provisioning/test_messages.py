@@ -145,3 +145,25 @@ def test_a_worker_whose_connections_broke_goes_on(
         assert cursor.fetchone() != (0,), "the worker keeps its connections between messages"
     services.suspend_cluster(actor=committed.actor, cluster_id=cluster.pk)
     until(lambda: not open_operations(committed).exists())
+
+
+@dataclass
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    file: Path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_is_refused_unopened_and_the_next_message_is_served(
+    committed: Person, shared: SharedRegion, worker: Callable[[], None], tmp_path: Path
+) -> None:
+    log, bomb = tmp_path / "worker.log", Bomb(tmp_path / "opened")
+    current_app.send_task(wakeups.RECONCILE, args=[bomb], serializer="pickle")
+    worker()
+    create(committed, shared, "orders")
+    until(lambda: not open_operations(committed).exists())
+    assert "Refusing to deserialize" in log.read_text()
+    assert not bomb.file.exists()
