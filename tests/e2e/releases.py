@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+
+from django.db import connections
+from django.db.migrations import RunPython
+from django.db.migrations.loader import MigrationLoader
 
 from embedded.environment import Ports, base_environment, chosen_settings
 from embedded.errors import SetupError
@@ -14,6 +19,7 @@ from embedded.processes import run
 from embedded.setup import CHECKOUT, VENV
 from embedded.supervision import Program, product
 from tests.architecture.migration_rules import BASELINE
+from tests.architecture.migration_sql import parts_of
 
 # Git's own pattern: any app's numbered migrations.
 MIGRATIONS = "*/migrations/0*.py"
@@ -87,10 +93,31 @@ def line_of(version: str) -> tuple[str, ...]:
     return (first, *others[:1]) if first == "0" else (first,)
 
 
-def previous_commit(checkout: Path = CHECKOUT) -> str:
+def changes_the_database(file: str) -> bool:
+    """Whether one of our migrations has anything to run. A list of choices, for instance, is nothing to the database.
+
+    Some operations look at the tables to tell.
+    """
+    app, _, name = file.removesuffix(".py").split("/")
+    loader = MigrationLoader(None)
+    migration = loader.disk_migrations[app, name]
+    state = loader.project_state((app, name), at_end=False)
+    line = connections.create_connection("default")
+    try:
+        parts = parts_of(migration, state, line)
+        return any(part.statements or isinstance(part.operation, RunPython) for part in parts)
+    finally:
+        line.close()
+
+
+def previous_commit(checkout: Path = CHECKOUT, *, is_felt: Callable[[str], bool] = changes_the_database) -> str:
     """The commit whose code runs while the newest migrations are applied: the one before they came.
 
-    HEAD, when no migration came after the baseline, or when the newest ones are not committed yet.
+    Those that change nothing in the database do not count: both releases would run on the same one. HEAD, when no
+    migration came after the baseline, or when the newest ones are not committed yet.
+
+    Args:
+        is_felt: whether the migration in this file changes the database.
 
     Raises:
         SetupError: the checkout does not hold its history, and it could not be fetched.
@@ -98,17 +125,21 @@ def previous_commit(checkout: Path = CHECKOUT) -> str:
     _require_history(checkout)
     head = _git(checkout, "rev-parse", "HEAD").strip()
     changed = _git(checkout, "status", "--porcelain", "--untracked-files=all", "--", MIGRATIONS)
-    if any(line[:2] in ("??", "A ", "AM") for line in changed.splitlines()):
+    added = [line[3:] for line in changed.splitlines() if line[:2] in ("??", "A ", "AM")]
+    if any(map(is_felt, added)):
         return head
     # Along the first parents: what a branch brought came when it was merged.
-    newest = _git(
+    came = _git(
         checkout,
-        *("log", "--first-parent", "--diff-merges=first-parent", "--diff-filter=A", "-1"),
-        *("--format=%H", "--name-only", "--", MIGRATIONS),
-    ).split()
-    if set(newest[1:]) <= _BASELINE_FILES:
-        return head
-    return _git(checkout, "rev-parse", f"{newest[0]}^").strip()
+        *("log", "--first-parent", "--diff-merges=first-parent", "--diff-filter=A"),
+        *("--format=@%H", "--name-only", "--", MIGRATIONS),
+    )
+    for commit, *files in (part.split() for part in came.split("@")[1:]):
+        # A file that is gone again, or was there from the beginning, is nobody's to meet.
+        newer = [file for file in files if file not in _BASELINE_FILES and (checkout / file).is_file()]
+        if any(map(is_felt, newer)):
+            return _git(checkout, "rev-parse", f"{commit}^").strip()
+    return head
 
 
 def _require_history(checkout: Path) -> None:

@@ -8,10 +8,16 @@ from pathlib import Path
 import pytest
 
 from embedded.errors import SetupError
-from tests.e2e.releases import Release, line_of, pins, previous_commit
+from tests.e2e import releases
+from tests.e2e.releases import Release, changes_the_database, line_of, pins
 
 BASELINE = "provisioning/migrations/0001_initial.py"
 NEWER = "provisioning/migrations/0003_more.py"
+
+
+def previous_commit(folder: Path) -> str:
+    """Here every migration counts but those that say that they are nothing."""
+    return releases.previous_commit(folder, is_felt=lambda file: "nothing" not in file)
 
 
 class Repository:
@@ -57,6 +63,24 @@ def test_it_is_the_code_before_the_newest_migration(repository: Repository) -> N
     repository.commit(NEWER)
     repository.commit("CONTRIBUTING.md")
     assert previous_commit(repository.folder) == before
+
+
+def test_a_migration_that_changes_nothing_is_passed_over(repository: Repository) -> None:
+    before = repository.commit("README.md")
+    repository.commit(NEWER)
+    repository.commit("CONTRIBUTING.md")
+    repository.commit("provisioning/migrations/0004_nothing.py")
+    repository.write("provisioning/migrations/0005_nothing.py")
+    assert previous_commit(repository.folder) == before
+
+
+@pytest.mark.django_db
+@pytest.mark.parametrize(
+    ("name", "is_felt"),
+    [("0007_kubernetes_regions", False), ("0008_operation_receipt", True), ("0010_regions_are_counted", True)],
+)
+def test_choices_are_nothing_to_the_database_and_columns_and_triggers_are(name: str, *, is_felt: bool) -> None:
+    assert changes_the_database(f"provisioning/migrations/{name}.py") == is_felt
 
 
 def test_a_new_apps_first_migration_is_a_newer_one(repository: Repository) -> None:

@@ -1,6 +1,7 @@
 """A release is rolled out under load: the new code's migration first, then old and new processes side by side.
 
-The old code is the last commit before the newest migration. Each test goes on where the one before it stopped.
+The old code is the last commit before the newest migration that changes the database. Each test goes on where the one
+before it stopped.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pytest_django.plugin import DjangoDbBlocker
 
 from embedded.doors import wait_for
 from embedded.environment import Ports
@@ -29,13 +31,15 @@ SECONDS = 200.0
 
 
 @pytest.fixture(scope="module")
-def releases() -> Iterator[TwoReleases]:
+def releases(django_db_setup: None, django_db_blocker: DjangoDbBlocker) -> Iterator[TwoReleases]:
     """The old release at work; the new one is installed but not started, and the database knows nothing of it."""
+    with django_db_blocker.unblock():
+        commit = previous_commit()
     with (
         tempfile.TemporaryDirectory(prefix="flowplane-old-", dir="/tmp") as folder,
         machine_of_its_own() as machine,
     ):
-        old = Release.unpack(previous_commit(), Path(folder) / "checkout")
+        old = Release.unpack(commit, Path(folder) / "checkout")
         with two_releases(machine, old, Ports(free_port(), free_port())) as releases:
             yield releases
 

@@ -16,7 +16,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from billing.models import Subscription
 from provisioning import executor, wakeups
-from provisioning.models import Channel, Cluster, Operation, PlanType, Region
+from provisioning.models import Backup, Channel, Cluster, Operation, PlanType, Region
 from provisioning.spec import ClusterRequest
 from tenants.models import Audience, Organization
 from tests.factories import Person, make_person
@@ -73,6 +73,7 @@ def shared(committed: Person, tmp_path: Path) -> Iterator[SharedRegion]:
     forget_messages()
     row = Region.objects.create(slug=folder.name, name="Shared", backend="shared", domain="shared.example")
     yield SharedRegion(folder)
+    Backup.objects.filter(cluster__region=row).delete()
     Operation.objects.filter(cluster__region=row).delete()
     Cluster.objects.filter(region=row).delete()
     row.delete()

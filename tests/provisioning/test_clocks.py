@@ -8,17 +8,22 @@ import time
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
+from typing import cast
 
 import pytest
+from django.db import connection, transaction
 from django.db.models.functions import Now
 
-from provisioning import services, sweeper
+from embedded.doors import wait_for
+from provisioning import executor, services, sweeper
+from provisioning.backends.base import ClusterBackend
 from provisioning.models import Cluster, Operation
 from provisioning.spec import Lifecycle
-from provisioning.states import OPEN_STATES, OperationState
+from provisioning.states import OPEN_STATES, OperationKind, OperationState
 from tests.factories import Person
 from tests.provisioning import shared_region
 from tests.provisioning.conftest import ask, make_clusters, put_on_plan
+from tests.provisioning.kills import take_turn
 from tests.provisioning.shared_region import Plan, SharedRegion
 
 PATIENCE_SECONDS = 120.0
@@ -72,3 +77,34 @@ def test_a_clock_that_dies_on_its_tick_loses_nothing_and_doubles_nothing(
     for operation in made:
         operation.refresh_from_db()
         assert operation.state == OperationState.SUCCEEDED
+
+
+def test_a_schedule_that_has_come_due_is_begun_by_one_of_three_clocks(
+    committed: Person, shared: SharedRegion, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All three are held at the same row: each has found it due, and none has claimed it."""
+    monkeypatch.setitem(executor.BACKENDS, "shared", lambda _slug: cast(ClusterBackend, shared))
+    cluster = services.create_cluster(actor=committed.actor, request=ask(region=shared.folder.name)).cluster
+    while Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists():
+        take_turn(cluster.pk)
+    services.update_cluster(actor=committed.actor, cluster_id=cluster.pk, backup_every_hours=24)
+    row = Cluster.objects.filter(pk=cluster.pk)
+    row.update(backup_due_at=Now() - timedelta(hours=1), due_at=None)
+    with transaction.atomic():
+        row.select_for_update(of=("self",)).get()
+        clocks = request.getfixturevalue("clocks")
+        wait_for(lambda: held_up() == len(clocks) or None, seconds=PATIENCE_SECONDS, what="All clocks at the row")
+    for clock in clocks:
+        clock.terminate()
+    # A clock that is told to stop ends its tick first.
+    assert [clock.wait(timeout=PATIENCE_SECONDS) for clock in clocks] == [0, 0, 0]
+    assert Operation.objects.filter(cluster=cluster, kind=OperationKind.BACK_UP).count() == 1
+    assert row.filter(backup_due_at__gt=Now() + timedelta(hours=23)).exists(), "its next time is tomorrow's"
+
+
+def held_up() -> int:
+    """How many sessions wait for somebody else's lock."""
+    with connection.cursor() as cursor:
+        cursor.execute("SELECT count(DISTINCT pid) FROM pg_locks WHERE NOT granted")
+        (number,) = cursor.fetchone() or (0,)
+    return int(number)

@@ -22,7 +22,7 @@ from tenants import services as tenancy
 from tenants.actor import Actor, PrincipalKind
 from tenants.models import Audience, AuditEvent, Credential, CredentialSecret
 from tests.factories import Person, make_credential, make_person
-from tests.provisioning.conftest import ask
+from tests.provisioning.conftest import ask, make_clusters
 from tests.provisioning.pretend import PretendRegion
 from tests.provisioning.test_reconciler import latest, make_due, turn_until_rest
 
@@ -245,6 +245,18 @@ def test_more_removals_than_ever_should_be_stop_before_the_first(plans: None, re
     assert "delete" not in region.verbs()
     assert len(region.clusters) == 4
     assert fresh(lost[0]).deleted_at is None
+
+
+@pytest.mark.parametrize(("live", "mistaken", "are_removed"), [(399, 4, False), (400, 4, True)])
+def test_of_a_large_region_one_in_a_hundred_may_be_removed_unasked(
+    alice: Person, plans: None, region: PretendRegion, *, live: int, mistaken: int, are_removed: bool
+) -> None:
+    lost = mark_deleted(region, mistaken)
+    make_clusters(alice.organization, live - Cluster.objects.live().filter(region="pretend").count())
+    region.calls.clear()
+    for cluster in lost:
+        turn(cluster)
+    assert region.verbs().count("delete") == (mistaken if are_removed else 0)
 
 
 def test_what_people_ask_for_is_removed_however_many_they_are(plans: None, region: PretendRegion) -> None:

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 from uuid import UUID, uuid4
 
 import pytest
@@ -51,28 +54,57 @@ def create(person: Person, shared: SharedRegion, *names: str) -> list[Cluster]:
     return [services.create_cluster(actor=person.actor, request=one).cluster for one in request]
 
 
-def deliver(cluster_ids: list[UUID], chance: random.Random) -> None:
-    """Each message two to five times, in any order: fresh ones, an hour late ones, and those of older code."""
-    an_hour_late = datetime.now(UTC) - timedelta(hours=1)
+@dataclass
+class Late:
+    """Messages that come an hour late, by their ids."""
+
+    kept: set[str] = field(default_factory=set)
+    expired: set[str] = field(default_factory=set)
+
+
+def deliver(cluster_ids: list[UUID], chance: random.Random) -> Late:
+    """Each message two to five times, in any order: fresh ones, those of older code, and such that come an hour late.
+
+    Of these last, the worker drops those that say until when they hold, and takes up those that do not.
+    """
+    an_hour_ago = datetime.now(UTC) - timedelta(hours=1)
+    kinds: list[dict[str, Any]] = [
+        {},
+        {"expires": wakeups.RING_EXPIRES_SECONDS},
+        {"eta": an_hour_ago, "expires": an_hour_ago + timedelta(seconds=wakeups.RING_EXPIRES_SECONDS)},
+        {"eta": an_hour_ago},
+    ]
     waiting = [cluster_id for cluster_id in cluster_ids for _ in range(chance.randint(2, 5))]
     chance.shuffle(waiting)
-    for cluster_id in waiting:
-        expires = chance.choice([None, wakeups.RING_EXPIRES_SECONDS, an_hour_late])
-        current_app.send_task(wakeups.RECONCILE, args=[str(cluster_id)], expires=expires)
+    late = Late()
+    # Whatever chance says, each kind comes.
+    for place, cluster_id in enumerate(waiting):
+        kind = kinds[place] if place < len(kinds) else chance.choice(kinds)
+        message = current_app.send_task(wakeups.RECONCILE, args=[str(cluster_id)], **kind)
+        if "eta" in kind:
+            (late.expired if "expires" in kind else late.kept).add(str(message.id))
+    return late
+
+
+def served(log: Path) -> set[str]:
+    """The ids of messages that the worker has served to their end."""
+    return set(re.findall(r"Task \S+\[([0-9a-f-]{36})\] succeeded", log.read_text()))
 
 
 @pytest.mark.parametrize("seed", [1, 2])
 def test_doubled_reordered_and_late_messages_have_one_effect(
-    committed: Person, shared: SharedRegion, worker: Callable[[], None], seed: int
+    committed: Person, shared: SharedRegion, worker: Callable[[], None], tmp_path: Path, seed: int
 ) -> None:
     chance = random.Random(seed)
+    log = tmp_path / "worker.log"
     put_on_plan(committed, "team")
     clusters = [row.pk for row in create(committed, shared, "a", "b", "c", "d")]
-    deliver(clusters, chance)
+    before = deliver(clusters, chance)
     worker()
     until(lambda: not open_operations(committed).exists())
-    deliver(clusters, chance)
-    until(lambda: not messages())
+    after = deliver(clusters, chance)
+    until(lambda: not messages() and before.kept | after.kept <= served(log))
+    assert not (before.expired | after.expired) & served(log)
     with shared.opened() as region:
         assert region.starts == len(clusters)
         assert region.verbs().count("start") == len(clusters)
@@ -113,3 +145,25 @@ def test_a_worker_whose_connections_broke_goes_on(
         assert cursor.fetchone() != (0,), "the worker keeps its connections between messages"
     services.suspend_cluster(actor=committed.actor, cluster_id=cluster.pk)
     until(lambda: not open_operations(committed).exists())
+
+
+@dataclass
+class Bomb:
+    """Makes a file when it is unpickled."""
+
+    file: Path
+
+    def __reduce__(self) -> tuple[Callable[..., Any], tuple[Path]]:
+        return Path.touch, (self.file,)
+
+
+def test_a_pickle_is_refused_unopened_and_the_next_message_is_served(
+    committed: Person, shared: SharedRegion, worker: Callable[[], None], tmp_path: Path
+) -> None:
+    log, bomb = tmp_path / "worker.log", Bomb(tmp_path / "opened")
+    current_app.send_task(wakeups.RECONCILE, args=[bomb], serializer="pickle")
+    worker()
+    create(committed, shared, "orders")
+    until(lambda: not open_operations(committed).exists())
+    assert "Refusing to deserialize" in log.read_text()
+    assert not bomb.file.exists()
