@@ -12,7 +12,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
-.PHONY: test-kubernetes testbed-up testbed-down testbed-status
+.PHONY: test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
 .PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
 
 help: ## Say what there is to make
@@ -58,6 +58,10 @@ test-kubernetes: setup-development ## The tests on a real Kubernetes of our own,
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
 
+test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (half an hour)
+	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest -m "kubernetes and chaos" $(ARGS)
+
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)
 
@@ -68,7 +72,7 @@ testbed-status: setup-development ## Say what of it runs, where, and in how much
 	@exec $(TESTBED) status
 
 chaos: setup-development ## What is left out there for time: every kill, long lives, 1,000 random kills (SEED=1; hours)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m chaos $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "chaos and not kubernetes" $(ARGS)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --every-kill --timeout 7200 tests/provisioning/test_kills.py
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED))
 
