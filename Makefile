@@ -12,7 +12,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
-.PHONY: test-kubernetes testbed-up testbed-down testbed-status
+.PHONY: test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
 .PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
 
 help: ## Say what there is to make
@@ -57,6 +57,10 @@ test: setup-development ## The test suite, on real servers and engines (ARGS='-k
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (10 minutes the first time)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
+
+test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (a quarter of an hour)
+	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)

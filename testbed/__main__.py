@@ -66,6 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     run.set_defaults(action=_run)
     around = actions.add_parser("around", help="start everything, run a program inside, end everything")
+    around.add_argument("--product", action="store_true", help="with the product's own image on the node")
     around.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     around.set_defaults(action=_around)
     return parser
@@ -161,7 +162,8 @@ def _around(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
     home = ["--home", str(bed.home)]
     try:
         # Processes of their own: whoever has entered the testbed cannot end it.
-        for arguments in ([*home, "up", "all"], [*home, "run", *options.command]):
+        product_too = [[*home, "product"]] if options.product else []
+        for arguments in ([*home, "up", "all"], *product_too, [*home, "run", *options.command]):
             with subprocess.Popen(ourselves(arguments)) as child, passed_on(child):
                 status = child.wait()
             if status != 0:

@@ -28,6 +28,8 @@ from provisioning.backends.kubernetes.names import (
 from provisioning.spec import DesiredData
 
 _IMAGE_REASONS = frozenset({"ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull"})
+# What a scheduler's sentence has in it when it is about the volume.
+_VOLUME_WORDS = ("persistentvolumeclaim", "storageclass", "volume node affinity")
 # With -XX:+ExitOnOutOfMemoryError Java ends with 3.
 _CAUSES = {3: "it ran out of memory", 137: "its process was killed", 143: "its process was asked to stop"}
 _OF = "flowplane.dev/of-pod"
@@ -146,7 +148,7 @@ class Pod:
         scheduled = self._condition("PodScheduled")
         if scheduled.get("status") == "False":
             why = str(scheduled.get("message", ""))
-            if "PersistentVolumeClaim" in why:
+            if any(word in why.lower() for word in _VOLUME_WORDS):
                 return f"{name} waits for its volume: {sentence(why)}"
             return f"{name} finds no node with room for it: {sentence(why)}"
         return ""

@@ -172,19 +172,19 @@ def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) 
 
 
 @contextmanager
-def served_store(cluster: Kubernetes, folder: Path) -> Iterator[BackupStore]:
+def served_store(cluster: Kubernetes, folder: Path, port: int = STORE_PORT) -> Iterator[BackupStore]:
     """A store that pods can reach: rclone serves a folder at the node's address."""
     address = node_address(cluster)
     program = shutil.which("rclone", path=str(Path(sys.executable).parent))
     assert program is not None
     (folder / "store").mkdir()
     server = subprocess.Popen(
-        [program, "serve", "s3", "--config", "/dev/null", "--addr", f"{address}:{STORE_PORT}", str(folder / "store")],
+        [program, "serve", "s3", "--config", "/dev/null", "--addr", f"{address}:{port}", str(folder / "store")],
         env={"RCLONE_AUTH_KEY": '"tests,of-the-tests"', "PATH": "/usr/bin:/bin"},
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    store = BackupStore(f"http://{address}:{STORE_PORT}", "local", "backups-of-tests", "tests", "of-the-tests")
+    store = BackupStore(f"http://{address}:{port}", "local", "backups-of-tests", "tests", "of-the-tests")
     (folder / "store" / store.bucket).mkdir()
     time.sleep(0.5)
     yield store

@@ -159,6 +159,13 @@ def test_where_an_edge_leads_to_rest_it_is_told() -> None:
         ),
         (
             {
+                "phase": "Pending",
+                "conditions": [{"type": "PodScheduled", "status": "False", "message": 'storageclass "a" not found'}],
+            },
+            'The engine waits for its volume: storageclass "a" not found.',
+        ),
+        (
+            {
                 "initContainerStatuses": [
                     {"name": "prepare-data", "image": "a/b:c", "state": {"waiting": {"reason": "ImagePullBackOff"}}}
                 ]
