@@ -1,0 +1,112 @@
+"""A region behind a proxy, and a second way to it on which nothing is disturbed: for doing, and for judging."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from provisioning.backends.kubernetes.backend import KubernetesBackend
+from provisioning.backends.kubernetes.charts import Charts, Wish
+from provisioning.backends.kubernetes.kinds import OWNED
+from provisioning.backends.kubernetes.settings import KubernetesSettings
+from provisioning.planner import plan
+from provisioning.spec import DesiredCluster, ObservedCluster
+from tests.kubernetes import Kubernetes, Namespace
+from tests.provisioning.backends.contract import await_sight, is_well
+from tests.provisioning.backends.faults.proxy import Proxy
+from tests.provisioning.backends.kubernetes_stage import KubernetesStage
+
+# Where pods become ready at once and answer as engines that are well (testbed/simulated.py).
+SIMULATED = {
+    "nodeSelector": {"type": "simulated"},
+    "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
+}
+KINDS = ",".join((*(kind.plural for kind in OWNED), "persistentvolumeclaims", "pods"))
+# What Kubernetes puts into every namespace, or makes of what is ours.
+ITS_OWN = ("ServiceAccount default", "ConfigMap kube-root-ca.crt")
+
+
+@dataclass
+class Region:
+    """One region, reached through a proxy by what is tested and directly by whoever judges it."""
+
+    proxy: Proxy
+    cluster: Kubernetes
+    settings: KubernetesSettings
+    direct: KubernetesSettings
+
+    def __post_init__(self) -> None:
+        self.judge = KubernetesStage(self.direct, self.cluster)
+        self.backend = KubernetesBackend(self.settings)
+
+    def another_backend(self) -> KubernetesBackend:
+        """A second process of ours, behind the same proxy."""
+        return KubernetesBackend(self.settings)
+
+    def desired(self, **overrides: object) -> DesiredCluster:
+        return self.judge.desired(**overrides)
+
+    def next_epoch(self) -> int:
+        return self.judge.next_epoch()
+
+    def place(self, desired: DesiredCluster) -> Namespace:
+        return self.cluster.inside(f"fp-{desired.cluster_id}")
+
+    def healthy(self, **overrides: object) -> DesiredCluster:
+        """A cluster that stands as it is wished."""
+        desired = self.desired(**overrides)
+        self.judge.backend.start(desired, desired.nodes, epoch=self.next_epoch())
+        self.settle(desired)
+        return desired
+
+    def settle(self, desired: DesiredCluster) -> ObservedCluster:
+        """Wait until it stands as it is wished, with exactly what belongs to it: the steady state before and after."""
+        sight = await_sight(
+            self.judge.backend, desired, lambda sight: is_well(desired)(sight) and plan(desired, sight) is None
+        )
+        there, wished = self.names(desired), self.names_wished(desired)
+        assert there == wished, f"too much: {there - wished}; missing: {wished - there}"
+        return sight
+
+    def names_wished(self, desired: DesiredCluster) -> set[str]:
+        """What there is of a cluster of these brokers that stands as it is wished."""
+        rendered = Charts(self.direct).kinds(Wish(desired, desired.size.brokers))
+        made = [f"{one['kind']} {one['metadata']['name']}" for one in rendered]
+        pods = [f"Pod broker-{node}" for node in desired.nodes]
+        claims = [f"PersistentVolumeClaim data-broker-{node}" for node in desired.nodes]
+        return {*made, *pods, *claims}
+
+    def names(self, desired: DesiredCluster) -> set[str]:
+        """What there is, by kind and name."""
+        return set(self.uids(desired))
+
+    def uids(self, desired: DesiredCluster) -> dict[str, str]:
+        """Which objects there are: another object of the same name is another one."""
+        found = self.place(desired).get(KINDS)["items"]
+        uids = {f"{one['kind']} {one['metadata']['name']}": str(one["metadata"]["uid"]) for one in found}
+        return {name: uid for name, uid in uids.items() if name not in ITS_OWN}
+
+    def uid(self, desired: DesiredCluster) -> str:
+        """Which namespace it is, "" when there is none."""
+        found = self.cluster.get("namespaces", "-l", f"flowplane.dev/cluster={desired.cluster_id}")["items"]
+        assert len(found) <= 1
+        return str(found[0]["metadata"]["uid"]) if found else ""
+
+    def remove(self, desired: DesiredCluster) -> None:
+        """Begin to remove a cluster; nobody waits for it."""
+        self.judge.backend.delete(desired.cluster_id, epoch=self.next_epoch())
+
+    def patch(self, desired: DesiredCluster, name: str, change: Any, *options: str) -> None:
+        """Change an object as somebody with kubectl does."""
+        self.place(desired).kubectl("patch", name, "--type=merge", "-p", json.dumps(change), *options)
+
+
+def simulated(settings: KubernetesSettings) -> KubernetesSettings:
+    """The same region with its engines on nodes that are none."""
+    return replace(settings, values={**settings.values, "scheduling": SIMULATED})
+
+
+def reached_by(settings: KubernetesSettings, kubeconfig: Path) -> KubernetesSettings:
+    return replace(settings, kubeconfig=kubeconfig)
