@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from provisioning.backends.kubernetes import apply
-from provisioning.backends.kubernetes.fence import Ground
+from provisioning.backends.kubernetes import apply, fence
+from provisioning.backends.kubernetes.fence import Ground, labels_for
 from tests.provisioning.backends.apiserver import Reply, client_of, kubeconfig, scripted
 
 CLUSTER_ID = UUID("00000000-0000-4000-8000-000000000001")
@@ -46,3 +46,14 @@ def test_a_list_that_somebody_added_to_is_written_whole_in_the_version_that_was_
         "application/merge-patch+json",
     ]
     assert json.loads(server.asked[1].body) == {"metadata": {"resourceVersion": "7"}, "spec": SERVICE["spec"]}
+
+
+def test_whoever_enters_a_namespace_gives_it_back_the_labels_that_it_was_made_with(tmp_path: Path) -> None:
+    enforce = "pod-security.kubernetes.io/enforce"
+    about = {"name": NAME, "uid": "u", "resourceVersion": "7", "annotations": {"flowplane.dev/epoch": "3"}}
+    opened = {**about, "labels": {**labels_for(CLUSTER_ID), enforce: "privileged", "their": "label"}}
+    with scripted(Reply(body={"metadata": opened}), Reply(body={"metadata": about})) as server:
+        fence.enter(client_of(kubeconfig(tmp_path, server.port)), CLUSTER_ID, 3)
+
+    assert [asked.method for asked in server.asked] == ["GET", "PATCH"]
+    assert json.loads(server.asked[1].body)["metadata"]["labels"] == {enforce: "restricted"}
