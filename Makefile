@@ -13,10 +13,10 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
 .PHONY: test-kubernetes testbed-up testbed-down testbed-status
-.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
+.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos chaos-k8s static-stability format lock
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## From sign-up to fulfilled orders, then serve until Ctrl-C (ONCE=1: end after the summary)
 	@exec $(EMBEDDED) demo $(if $(ONCE),--once)
@@ -57,6 +57,10 @@ test: setup-development ## The test suite, on real servers and engines (ARGS='-k
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (10 minutes the first time)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
+
+chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (25 minutes)
+	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)
