@@ -13,10 +13,10 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
 .PHONY: test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
-.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
+.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos chaos-k8s static-stability format lock
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## From sign-up to fulfilled orders, then serve until Ctrl-C (ONCE=1: end after the summary)
 	@exec $(EMBEDDED) demo $(if $(ONCE),--once)
@@ -60,7 +60,11 @@ test-kubernetes: setup-development ## The tests on a real Kubernetes of our own,
 
 test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (a quarter of an hour)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" $(ARGS)
+		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" --ignore tests/provisioning/backends/faults $(ARGS)
+
+chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (25 minutes)
+	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)

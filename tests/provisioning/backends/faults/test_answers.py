@@ -174,6 +174,7 @@ def test_a_server_that_never_answers_opens_the_breaker_of_its_region_alone(
 # --- F22: old answers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.chaos
 def test_what_was_made_anew_is_not_removed_on_an_old_picture(region: Region) -> None:
     """Guarantee: a delete names the object it means. One that was made since is another one, and stays."""
     desired, said = region.healthy(), dict[str, Said]()
