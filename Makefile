@@ -11,9 +11,10 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
+.PHONY: help demo demo-down backup restore shell setup setup-development setup-bench check test screenshots bench
 .PHONY: test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
-.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos chaos-k8s static-stability format lock
+.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s \
+	chaos chaos-k8s static-stability format lock
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -39,6 +40,9 @@ setup:
 
 setup-development:
 	@$(SETUP) development
+
+setup-bench:
+	@$(SETUP) bench
 
 check: setup-development ## Format, lint, types, import contracts, missing and unsafe migrations
 	$(BIN)/ruff format --check .
@@ -103,11 +107,14 @@ bench-doors: setup-development ## The REST door beside a bare one, at a million 
 bench-installation: setup-development ## How long backup and restore of our own database take (N=10000: clusters)
 	$(BIN)/python -m bench.installation $(N)
 
+bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install`, as root (five minutes; ARGS=--help)
+	$(BIN)/python -m bench.k8s $(if $(N),--tenants $(N)) $(ARGS)
+
 format: setup-development ## Put the code into its form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock: setup-development ## Write the lock files anew (UPGRADE=1: with the newest versions)
-	for name in runtime embedded development; do $(UV_COMPILE) $(if $(UPGRADE),--upgrade) \
+	for name in runtime embedded development bench; do $(UV_COMPILE) $(if $(UPGRADE),--upgrade) \
 		requirements/$$name.in --output-file requirements/$$name.txt || exit 1; done
 	npm install --package-lock-only --ignore-scripts --no-audit --no-fund
