@@ -66,9 +66,9 @@ test-kubernetes-long: setup-development ## What takes too long for those: severa
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" --ignore tests/provisioning/backends/faults $(ARGS)
 
-chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (25 minutes)
+chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (half an hour)
 	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
+		$(BIN)/python -m pytest -m "not owed" --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)

@@ -137,6 +137,7 @@ BROKEN_API = {
 
 
 @pytest.mark.chaos
+@pytest.mark.owed
 def test_a_broken_extension_of_the_region_blocks_removals_alone(region: Region) -> None:
     """Guarantee: it says so, new clusters come up meanwhile, and removals go on by themselves when it is mended."""
     stuck, other = region.healthy(), region.desired()
@@ -158,7 +159,7 @@ def test_a_broken_extension_of_the_region_blocks_removals_alone(region: Region) 
 
 
 @pytest.mark.parametrize(
-    "rounds", [SHORT_ROUNDS, pytest.param(100, marks=[pytest.mark.chaos, pytest.mark.timeout(900)])]
+    "rounds", [SHORT_ROUNDS, pytest.param(100, marks=[pytest.mark.chaos, pytest.mark.owed, pytest.mark.timeout(900)])]
 )
 def test_a_name_that_is_taken_again_at_once_never_meets_what_is_still_going(customers: Customers, rounds: int) -> None:
     """Guarantee: a namespace carries a fresh id, so no creation waits for an earlier cluster of the same name."""
