@@ -20,7 +20,7 @@ from tests.kubernetes import Kubernetes, Namespace
 from tests.provisioning.backends.contract import await_sight, is_well, start
 from tests.provisioning.backends.kubernetes_stage import KubernetesStage, make_settings
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.owed]
+pytestmark = [pytest.mark.kubernetes]
 # Where pods become ready at once and answer as engines that are well (testbed/simulated.py).
 SIMULATED = {
     "nodeSelector": {"type": "simulated"},
@@ -97,6 +97,7 @@ def test_the_cluster_has_objects_of_every_kind(stage: KubernetesStage, cluster: 
     assert kinds == {kind.name.lower() for kind in (*OWNED, INGRESS)}
 
 
+@pytest.mark.chaos
 def test_every_object_that_is_deleted_is_there_again(stage: KubernetesStage, cluster: DesiredCluster) -> None:
     """Guarantee: whichever one is gone is missed, made again, and nothing else is made anew."""
     place = place_of(stage, cluster)
@@ -126,6 +127,7 @@ def test_every_object_that_lost_our_labels_gets_them_back(stage: KubernetesStage
     assert uids(place, names) == before
 
 
+@pytest.mark.chaos
 def test_what_others_write_into_our_objects_is_theirs(stage: KubernetesStage, cluster: DesiredCluster) -> None:
     """Guarantee: notes, labels, finalizers and entries of others are no drift, and outlast our putting things right."""
     place, names = place_of(stage, cluster), names_of(stage, cluster)
