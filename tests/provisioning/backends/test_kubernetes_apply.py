@@ -1,4 +1,4 @@
-"""What is asked of a region when a part of a cluster is not as it is wished. On a real one: faults/test_by_hand.py."""
+"""What is asked of a region when a part of a cluster is not as wished. On a real one: faults/test_every_object.py."""
 
 from __future__ import annotations
 
