@@ -234,6 +234,7 @@ def test_an_old_look_neither_recreates_nor_stops_what_runs(region: Region) -> No
     region.remove(desired)
 
 
+@pytest.mark.chaos
 def test_an_old_pod_is_not_taken_for_the_one_that_runs_now(region: Region) -> None:
     """Guarantee: a stop names the very pod that it saw; the one that came after it goes on."""
     desired, said = region.desired(size=TRIO), dict[str, Said]()

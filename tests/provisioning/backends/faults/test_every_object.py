@@ -167,6 +167,7 @@ ADDITIONS: dict[str, tuple[str, tuple[str | int, ...], dict[str, Any]]] = {
 }
 
 
+@pytest.mark.chaos
 @pytest.mark.parametrize("what", ADDITIONS)
 def test_what_others_add_to_a_list_of_ours_goes(stage: KubernetesStage, cluster: DesiredCluster, what: str) -> None:
     """Guarantee: put right at once, not tried again and again: a server-side apply alone leaves what others own."""
