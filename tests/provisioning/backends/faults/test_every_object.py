@@ -18,14 +18,11 @@ from provisioning.planner import StartEngine, plan
 from provisioning.spec import DesiredCluster, Gateway, ObservedCluster
 from tests.kubernetes import Kubernetes, Namespace
 from tests.provisioning.backends.contract import await_sight, is_well, start
+from tests.provisioning.backends.faults.stage import SIMULATED
 from tests.provisioning.backends.kubernetes_stage import KubernetesStage, make_settings
 
 pytestmark = [pytest.mark.kubernetes]
 # Where pods become ready at once and answer as engines that are well (testbed/simulated.py).
-SIMULATED = {
-    "nodeSelector": {"type": "simulated"},
-    "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
-}
 NOTE = "somebody.example/note"
 OUR_LABELS = ("app.kubernetes.io/managed-by", "flowplane.dev/cluster")
 
