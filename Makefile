@@ -11,12 +11,13 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
-.PHONY: help demo demo-down backup restore shell setup setup-development check test screenshots bench
+.PHONY: help demo demo-down backup restore shell setup setup-development setup-bench check test screenshots bench
 .PHONY: test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
-.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation chaos static-stability format lock
+.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s \
+	chaos chaos-k8s static-stability format lock
 
 help: ## Say what there is to make
-	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
 
 demo: setup ## From sign-up to fulfilled orders, then serve until Ctrl-C (ONCE=1: end after the summary)
 	@exec $(EMBEDDED) demo $(if $(ONCE),--once)
@@ -40,6 +41,9 @@ setup:
 setup-development:
 	@$(SETUP) development
 
+setup-bench:
+	@$(SETUP) bench
+
 check: setup-development ## Format, lint, types, import contracts, missing and unsafe migrations
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,7 +64,11 @@ test-kubernetes: setup-development ## The tests on a real Kubernetes of our own,
 
 test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (a quarter of an hour)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" $(ARGS)
+		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" --ignore tests/provisioning/backends/faults $(ARGS)
+
+chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (half an hour)
+	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest -m "not owed" --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)
@@ -99,11 +107,14 @@ bench-doors: setup-development ## The REST door beside a bare one, at a million 
 bench-installation: setup-development ## How long backup and restore of our own database take (N=10000: clusters)
 	$(BIN)/python -m bench.installation $(N)
 
+bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install`, as root (five minutes; ARGS=--help)
+	$(BIN)/python -m bench.k8s $(if $(N),--tenants $(N)) $(ARGS)
+
 format: setup-development ## Put the code into its form
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
 lock: setup-development ## Write the lock files anew (UPGRADE=1: with the newest versions)
-	for name in runtime embedded development; do $(UV_COMPILE) $(if $(UPGRADE),--upgrade) \
+	for name in runtime embedded development bench; do $(UV_COMPILE) $(if $(UPGRADE),--upgrade) \
 		requirements/$$name.in --output-file requirements/$$name.txt || exit 1; done
 	npm install --package-lock-only --ignore-scripts --no-audit --no-fund

@@ -40,11 +40,11 @@ class Tool:
 MAVEN = Tool("mvn", ("maven",), "fetches the engine")
 NPM = Tool("npm", ("nodejs", "npm"), "fetches the console's front-end files")
 CHROMIUM = Tool("chromium", ("chromium", "fonts-liberation"), "walks the console in the tests")
-TOOLS = {"embedded": (MAVEN, NPM), "development": (MAVEN, NPM, CHROMIUM)}
+TOOLS = {"embedded": (MAVEN, NPM), "development": (MAVEN, NPM, CHROMIUM), "bench": (MAVEN, NPM, CHROMIUM)}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Set up for running (`embedded`) or for tests and checks as well (`development`)."""
+    """Set up for running (`embedded`), for tests and checks too (`development`), or for every bench (`bench`)."""
     parser = argparse.ArgumentParser(prog="embedded.setup", description=main.__doc__)
     parser.add_argument("purpose", choices=sorted(TOOLS), nargs="?", default="embedded")
     purpose = parser.parse_args(argv).purpose

@@ -150,6 +150,12 @@ class HeldBack(Temporary):
     code = "held_back"
 
 
+class DataGone(Permanent):
+    """What ran in the region is not there any more, and it was not we who removed it."""
+
+    code = "data_gone"
+
+
 class BackupFailed(Permanent):
     """The engine did not complete a backup, or there is no store to put it into."""
 

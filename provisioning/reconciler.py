@@ -20,6 +20,7 @@ from provisioning.backends.base import ClusterBackend
 from provisioning.conditions import code_of
 from provisioning.errors import (
     BackupFailed,
+    DataGone,
     EngineKeepsEnding,
     Fenced,
     HeldBack,
@@ -459,6 +460,12 @@ def _require_readable_data(subject: read.TurnSubject, observed: ObservedCluster)
 
 def _refuse_start(subject: read.TurnSubject, observed: ObservedCluster) -> None:
     row = subject.row
+    if row.was_healthy and not observed.exists:
+        raise DataGone(
+            "All of this cluster is gone from its region, its data too, and it was not Flowplane that removed it. No "
+            "empty engine is started in its place. It goes on by itself when an operator brings its data back; else "
+            "make a new cluster from its last backup and delete this one."
+        )
     if row.trial_ends_at is not None and row.start_attempts >= TRIAL_STARTS:
         raise _trial_failed(subject, observed, observed.last_exit or "The engine ended soon after it was started.")
     if row.start_after is not None and row.start_after > subject.now:

@@ -65,7 +65,8 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("--name", default=plane.DEFAULT_NAME, help="the control plane it is told of")
     run.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     run.set_defaults(action=_run)
-    around = actions.add_parser("around", help="start everything, run a program inside, end everything")
+    around = actions.add_parser("around", help="start it, run a program inside, end everything")
+    around.add_argument("--tier", choices=sorted(TIERS), default="all", help="what to start (all)")
     around.add_argument("--product", action="store_true", help="with the product's own image on the node")
     around.add_argument("command", nargs=argparse.REMAINDER, metavar="-- COMMAND")
     around.set_defaults(action=_around)
@@ -157,13 +158,13 @@ def _run(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
 
 
 def _around(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
-    """Start everything, run a program inside, end everything; a testbed that ran before stays."""
+    """Start a tier, run a program inside, end everything; a testbed that ran before stays."""
     was_there = bed.keeper() is not None
     home = ["--home", str(bed.home)]
     try:
         # Processes of their own: whoever has entered the testbed cannot end it.
         product_too = [[*home, "product"]] if options.product else []
-        for arguments in ([*home, "up", "all"], *product_too, [*home, "run", *options.command]):
+        for arguments in ([*home, "up", options.tier], *product_too, [*home, "run", *options.command]):
             with subprocess.Popen(ourselves(arguments)) as child, passed_on(child):
                 status = child.wait()
             if status != 0:

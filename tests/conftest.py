@@ -36,6 +36,7 @@ hypothesis.settings.load_profile("repeatable")
 def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make chaos` asks for and `make test` leaves out for time."""
     parser.addoption("--every-kill", action="store_true", help="kill workers at every point of every turn")
+    parser.addoption("--outage-seconds", type=int, default=60, help="how long a region's API server is down")
     parser.addoption("--off-seconds", type=int, default=120, help="how long everything of ours is switched off")
 
 

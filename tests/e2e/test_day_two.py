@@ -7,8 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import psycopg
 import pytest
 
+from embedded.database import superuser_address
 from tests.e2e.stack import Customer, Stack
 from tests.e2e.traffic import Traffic
 from tests.provisioning.backends.tokens import EngineClient
@@ -77,7 +79,7 @@ def test_a_cluster_of_one_broker_is_upgraded_restored_copied_and_proven(stack: S
         leave(stack, customer, cluster, 1, 2)
 
         refused = customer.request("POST", f"{at}/upgrade", {"release": "8.7.0"})
-        assert refused.status_code in (400, 409), refused.text
+        assert (refused.status_code, refused.json()["code"]) == (400, "invalid_spec"), refused.text
         foreseen = customer.api("POST", f"{at}/upgrade?dry_run=true", {"release": "8.6.0"})
         upgrade = act(customer, f"{at}/upgrade", {"release": "8.6.0"})
         assert steps_of(upgrade) == [step["kind"] for step in foreseen["steps"]]
@@ -106,10 +108,55 @@ def test_a_cluster_of_one_broker_is_upgraded_restored_copied_and_proven(stack: S
         assert finish(stack, customer, customer.until(cluster["id"], "healthy"), 1, 2) == {1, 2}
 
         too_late = customer.request("POST", f"{at}/upgrade", {"release": "8.5.8"})
-        assert too_late.status_code in (400, 409), too_late.text
+        assert (too_late.status_code, too_late.json()["code"]) == (409, "path_blocked"), too_late.text
+        assert "never goes back to an earlier release" in too_late.json()["detail"]
         # The data of a release that this one can follow is read.
         act(customer, f"{at}/restore-backup", {"backup": before["id"]})
         assert finish(stack, customer, customer.until(cluster["id"], "healthy"), 1, 2) == {1, 2}
+
+
+@contextmanager
+def on_offer(stack: Stack, version: str, *, upgrades_from: str, main_class: str) -> Iterator[None]:
+    """An operator offers release 8.6.0 under another name, with this main class, and takes it back afterwards."""
+    address = superuser_address(stack.home).replace("dbname=postgres", "dbname=flowplane")
+    with psycopg.connect(address, autocommit=True) as admin:
+        fields = ("coordinates", "sha256", "licence", "serves_rest", "restore_class", "rolls_from")
+        same = ", ".join(fields)
+        admin.execute(
+            f"INSERT INTO provisioning_release (version, upgrades_from, main_class, is_offered, {same}) "
+            f"SELECT %s, ARRAY[%s], %s, true, {same} FROM provisioning_release WHERE version = '8.6.0'",
+            [version, upgrades_from, main_class],
+        )
+        admin.execute(
+            "INSERT INTO provisioning_channel_releases (channel_id, release_id) VALUES ('next', %s)", [version]
+        )
+        try:
+            yield
+        finally:
+            admin.execute("DELETE FROM provisioning_channel_releases WHERE release_id = %s", [version])
+            admin.execute("UPDATE provisioning_release SET is_offered = false WHERE version = %s", [version])
+
+
+def test_a_release_that_does_not_come_up_leaves_the_old_one_serving(stack: Stack, customer: Customer) -> None:
+    with (
+        living(customer, release="8.5.8") as cluster,
+        on_offer(stack, "8.6.0-broken", upgrades_from="8.5.8", main_class="no.such.Main"),
+        on_offer(stack, "8.6.0-later", upgrades_from="8.6.0", main_class="no.such.Main"),
+    ):
+        at = f"/clusters/{cluster['id']}"
+        leave(stack, customer, cluster, 1, 2)
+
+        blocked = customer.request("POST", f"{at}/upgrade", {"release": "8.6.0-later"})
+        assert (blocked.status_code, blocked.json()["code"]) == (409, "path_blocked"), blocked.text
+        assert "8.6.0-later can only follow 8.6.0" in blocked.json()["detail"]
+
+        failed = customer.finished(customer.api("POST", f"{at}/upgrade", {"release": "8.6.0-broken"}))
+        assert (failed["state"], failed["error"]["code"]) == ("failed", "upgrade_failed")
+        assert "goes back to 8.5.8, with the data it had before" in failed["error"]["message"]
+
+        served = customer.until(cluster["id"], "healthy")
+        assert (served["release"], served["endpoint"]) == ("8.5.8", cluster["endpoint"])
+        assert finish(stack, customer, served, 1, 2) == {1, 2}
 
 
 def test_three_brokers_are_upgraded_resized_and_restored_under_load(stack: Stack, customer: Customer) -> None:
@@ -131,7 +178,7 @@ def test_three_brokers_are_upgraded_resized_and_restored_under_load(stack: Stack
         assert traffic.counts.failed == []
         assert len(stack.engines(cluster["id"])) == 3
         refused = customer.request("POST", f"{at}/resize", {"plan_type": "small"})
-        assert refused.status_code in (400, 409), refused.text
+        assert (refused.status_code, refused.json()["code"]) == (409, "path_blocked"), refused.text
         assert "partition" in refused.json()["detail"]
 
         act(customer, f"{at}/backups")

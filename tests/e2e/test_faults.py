@@ -7,8 +7,8 @@ import os
 import signal
 import subprocess
 import time
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import psycopg
@@ -20,6 +20,8 @@ from embedded.doors import wait_for
 from tests.e2e.stack import Customer, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
+
+Found = TypeVar("Found")
 
 
 @pytest.fixture(scope="module")
@@ -134,11 +136,65 @@ def test_a_database_without_a_free_connection_answers_503_and_comes_back_by_itse
     wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=30, what="An answer")
 
 
+def _refused(answer: requests.Response) -> requests.Response | None:
+    return None if answer.ok else answer
+
+
+@contextlib.contextmanager
+def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[int]:
+    """Stop the worker's process while it holds the cluster's lease, outside any transaction; yields the lease's epoch.
+
+    It cannot be told when to stop, so it is stopped until it was so.
+    """
+    worker = stack.supervisor.pid_of("worker")
+    with superuser(stack) as admin:
+
+        def epoch_of_lease() -> int | None:
+            row = admin.execute(
+                "SELECT lease_epoch FROM provisioning_cluster WHERE id = %s AND lease_expires_at > now()", [cluster_id]
+            ).fetchone()
+            return int(row[0]) if row else None
+
+        def is_writing() -> bool:
+            (sessions,) = admin.execute(
+                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'flowplane_system' AND backend_xid IS NOT NULL"
+            ).fetchone() or (0,)
+            return bool(sessions)
+
+        def caught() -> int | None:
+            before = epoch_of_lease()
+            if before is None:
+                return None
+            os.kill(worker, signal.SIGSTOP)
+            if epoch_of_lease() == before and not is_writing():
+                return before
+            os.kill(worker, signal.SIGCONT)
+            return None
+
+        epoch = _soon(caught)
+    try:
+        yield epoch
+    finally:
+        os.kill(worker, signal.SIGCONT)
+
+
+def _soon(look: Callable[[], Found | None]) -> Found:
+    """The first answer, asked for without a pause: what is looked for is short."""
+    deadline = time.monotonic() + 60
+    while (found := look()) is None:
+        assert time.monotonic() < deadline, "it did not come"
+    return found
+
+
 def test_a_database_killed_in_the_middle_loses_no_accepted_change(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
-    accepted = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
-    os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
+    header, at = api_client(stack, customer), f"/clusters/{cluster['id']}"
+    accepted = customer.api("POST", f"{at}/suspend")
+    with worker_frozen_in_its_turn(stack, cluster["id"]):
+        os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
+        assert_told_to_wait(_soon(lambda: _refused(call(stack, header, "GET", at))), "unavailable")
+    wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=60, what="An answer")
 
     def ended() -> dict[str, Any] | None:
         with contextlib.suppress(requests.RequestException):
@@ -166,17 +222,20 @@ def test_a_broker_that_forgets_everything_loses_nothing(
 def test_a_worker_that_overslept_its_lease_does_no_harm(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
-    """Frozen wherever it happens to be, past its lease of 20 s, while the clock takes over; then it wakes up."""
-    worker = stack.supervisor.pid_of("worker")
+    """Frozen in its turn, past its lease of 20 s, while the clock takes over; then it wakes up and is refused."""
+    log = stack.home.logs / "worker.log"
     operation = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
-    os.kill(worker, signal.SIGSTOP)
-    try:
+    with worker_frozen_in_its_turn(stack, cluster["id"]):
+        written = log.stat().st_size
         assert customer.finished(operation, seconds=120)["state"] == "succeeded"
         resumed = customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"), seconds=120)
         assert resumed["state"] == "succeeded"
         before = stack.engines(cluster["id"])
-    finally:
-        os.kill(worker, signal.SIGCONT)
-    time.sleep(3)
+
+    def refused() -> bool | None:
+        lines = log.read_bytes()[written:].decode().splitlines()
+        return any("turn was overtaken" in line and cluster["id"] in line for line in lines) or None
+
+    wait_for(refused, seconds=60, what="The refusal of the turn that was overtaken")
     assert stack.engines(cluster["id"]) == before
     customer.until(cluster["id"], "healthy")

@@ -59,7 +59,7 @@ def test_set_up_uses_nothing_but_the_standard_library() -> None:
 
 def test_lock_files_name_hashes_and_no_download_addresses() -> None:
     locks = [*(CHECKOUT / "requirements").glob("*.txt"), CHECKOUT / "package-lock.json"]
-    assert len(locks) == 4
+    assert len(locks) == 5
     for lock in locks:
         text = lock.read_text()
         assert "sha256:" in text or "sha512-" in text

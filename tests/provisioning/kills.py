@@ -97,15 +97,21 @@ def _die(cluster_id: UUID, point: Point) -> None:
 
 
 @contextmanager
-def _deadly(point: Point) -> Iterator[None]:
+def _deadly(point: Point, action: type = object) -> Iterator[None]:
     module: Any = executor if point in (Point.BEFORE_CALL, Point.AFTER_CALL) else services
     name = "execute" if module is executor else "record_turn"
     original = getattr(module, name)
 
+    def is_for(*arguments: Any) -> bool:
+        return isinstance(arguments[0] if module is executor else arguments[1].action, action)
+
     def die(*arguments: Any, **named: Any) -> Any:
+        if not is_for(*arguments):
+            return original(*arguments, **named)
         if point in (Point.AFTER_CALL, Point.AFTER_RECORD):
             original(*arguments, **named)
         os.kill(os.getpid(), signal.SIGKILL)
+        return None
 
     with patch.object(module, name, die):
         yield
@@ -115,3 +121,34 @@ def act_as_system() -> None:
     """See every organization, as worker and clock do."""
     with connection.cursor() as cursor:
         cursor.execute("SET ROLE flowplane_system")
+
+
+def turn_or_die(cluster_id: UUID, point: Point, action: type) -> bool:
+    """Take the next turn in a process that is killed at this point of it if the turn is for such an action.
+
+    For regions whose own pace decides how many turns there are. Returns whether it was killed.
+    """
+    let_come(cluster_id)
+    connection.close()
+    child = os.fork()
+    if child == 0:
+        _die_for(cluster_id, point, action)
+    _, status = os.waitpid(child, 0)
+    act_as_system()
+    if os.WIFEXITED(status):
+        assert os.WEXITSTATUS(status) == 0, "something broke in the worker"
+        return False
+    assert os.WTERMSIG(status) == signal.SIGKILL
+    return True
+
+
+def _die_for(cluster_id: UUID, point: Point, action: type) -> None:
+    """Never returns."""
+    status = 1
+    try:
+        act_as_system()
+        with _deadly(point, action):
+            reconciler.turn(cluster_id)
+        status = 0
+    finally:
+        os._exit(status)

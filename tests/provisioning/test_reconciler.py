@@ -321,6 +321,19 @@ def test_a_dead_engine_is_started_again(alice: Person, healthy: Cluster, region:
     assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
 
 
+def test_no_empty_engine_takes_the_place_of_one_that_is_gone_with_its_data(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    kept, acts = region.clusters.pop(healthy.pk), len(region.calls)
+    turn_until_rest(healthy)
+    assert len(region.calls) == acts
+    healthy.refresh_from_db()
+    assert "No empty engine is started" in str(healthy.conditions)
+    region.clusters[healthy.pk] = kept
+    turn_until_rest(healthy)
+    assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
+
+
 def test_a_dead_engine_comes_back_by_itself_when_its_cause_is_mended(
     alice: Person, healthy: Cluster, region: PretendRegion
 ) -> None:

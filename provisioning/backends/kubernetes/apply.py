@@ -11,7 +11,7 @@ from provisioning.backends.engine.tls import Authority, KeyPair, provide_certifi
 from provisioning.backends.kubernetes import system
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.charts import Identity
-from provisioning.backends.kubernetes.drift import Key, key_of, where_it_differs
+from provisioning.backends.kubernetes.drift import Key, differs, key_of, where_it_differs
 from provisioning.backends.kubernetes.errors import Changed
 from provisioning.backends.kubernetes.fence import ATTEMPTS, Ground, require_held
 from provisioning.backends.kubernetes.holdings import Holdings
@@ -68,7 +68,11 @@ def finish(rendered: Iterable[Object], held: Holdings, *, starts: int) -> tuple[
 
 
 def lay_down(api: Api, ground: Ground, finished: Iterable[Object], *, with_workloads: bool = True) -> None:
-    """Apply objects in their order; one request each, and of rules that are there only one for each that differs."""
+    """Apply objects in their order; one request each, and of rules that are there only one for each that differs.
+
+    An apply leaves what others added to a list of ours (a port, a variable, a container), although a list is one thing;
+    where that is so, it takes one more.
+    """
     finished = tuple(finished)
     rules = {} if ground.is_new else _rules(api, ground, finished)
     for one in finished:
@@ -78,7 +82,23 @@ def lay_down(api: Api, ground: Ground, finished: Iterable[Object], *, with_workl
             if where_it_differs(one, there):
                 _replace_rule(api, ground, one, there)
         elif with_workloads or one["kind"] not in WORKLOADS:
-            api.apply(kind_of(one), ground.namespace, one)
+            _make(api, ground, one)
+
+
+def _make(api: Api, ground: Ground, wished: Object) -> None:
+    """Apply an object; if others have added to its lists, write these whole. Entries of theirs in a map stay.
+
+    Raises:
+        Changed: somebody changed it meanwhile.
+    """
+    made = api.apply(kind_of(wished), ground.namespace, wished)
+    content = {name: part for name, part in wished.items() if name not in {"apiVersion", "kind", "metadata"}}
+    if "spec" in content:
+        # A StatefulSet never lets its claims be changed.
+        content["spec"] = {name: part for name, part in content["spec"].items() if name != "volumeClaimTemplates"}
+    if differs(content, made):
+        change = {"metadata": {"resourceVersion": meta(made).get("resourceVersion")}, **content}
+        api.merge(kind_of(wished), ground.namespace, name_in(wished), change)
 
 
 def _rules(api: Api, ground: Ground, finished: Iterable[Object]) -> dict[Key, Object]:
@@ -115,7 +135,7 @@ def put(api: Api, ground: Ground, workload: Object) -> None:
     """Apply the StatefulSet in the version that was read; as `on_version`."""
 
     def act(version: str) -> None:
-        api.apply(STATEFUL_SET, ground.namespace, _with(workload, **({"resourceVersion": version} if version else {})))
+        _make(api, ground, _with(workload, **({"resourceVersion": version} if version else {})))
 
     on_version(api, ground, str(meta(workload).get("resourceVersion", "")), act)
 

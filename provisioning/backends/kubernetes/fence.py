@@ -71,7 +71,7 @@ def require_ours(found: Object, cluster_id: UUID) -> None:
 
 
 def enter(api: Api, cluster_id: UUID, epoch: int, notes: Mapping[str, str | None] | None = None) -> Ground | None:
-    """Raise the cluster's epoch and note something with it; None when there is no namespace.
+    """Raise the cluster's epoch, note something with it and label it as it was; None when there is no namespace.
 
     One request to read, one to write.
 
@@ -106,6 +106,17 @@ def found(api: Api, desired: DesiredCluster, epoch: int) -> Ground:
     return ground
 
 
+def labels_for(cluster_id: UUID) -> Mapping[str, str]:
+    """Return the labels of a cluster's namespace: whose it is, and what pods may do there."""
+    return {**labels_of(cluster_id, "namespace"), **POD_SECURITY}
+
+
+def lacks(cluster_id: UUID, namespace: Object) -> Mapping[str, str]:
+    """Return the labels that somebody took from the namespace, or changed."""
+    there = labels(namespace)
+    return {name: value for name, value in labels_for(cluster_id).items() if there.get(name) != value}
+
+
 def namespace_for(desired: DesiredCluster, epoch: int) -> Object:
     """Return a cluster's namespace as it is made."""
     return {
@@ -113,10 +124,7 @@ def namespace_for(desired: DesiredCluster, epoch: int) -> Object:
         "kind": "Namespace",
         "metadata": {
             "name": namespace_of(desired.cluster_id),
-            "labels": {
-                **labels_of(desired.cluster_id, "namespace"),
-                **POD_SECURITY,
-            },
+            "labels": labels_for(desired.cluster_id),
             "annotations": {CARD: card_of(desired), EPOCH: str(epoch)},
         },
     }
@@ -177,10 +185,12 @@ def remember(api: Api, cluster_id: UUID, epoch: int) -> None:
 
 
 def _raise(api: Api, cluster_id: UUID, namespace: Object, notes: Mapping[str, str | None]) -> Ground:
-    held = notes_in(namespace)
-    if meta(namespace).get("deletionTimestamp") or all(held.get(name) == value for name, value in notes.items()):
+    held, lacking = notes_in(namespace), lacks(cluster_id, namespace)
+    is_as_wished = not lacking and all(held.get(name) == value for name, value in notes.items())
+    if meta(namespace).get("deletionTimestamp") or is_as_wished:
         return _ground(cluster_id, namespace)
-    change = {"metadata": {"resourceVersion": meta(namespace)["resourceVersion"], "annotations": notes}}
+    about = {"resourceVersion": meta(namespace)["resourceVersion"], "annotations": notes, "labels": lacking}
+    change = {"metadata": about}
     return _ground(cluster_id, api.merge(NAMESPACE, "", namespace_of(cluster_id), change))
 
 

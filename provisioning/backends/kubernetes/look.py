@@ -12,12 +12,11 @@ from dataclasses import dataclass, replace
 from provisioning.backends.engine import backups
 from provisioning.backends.engine.health import Look, look_at
 from provisioning.backends.engine.tls import Authority, is_good
-from provisioning.backends.kubernetes import apply, system
+from provisioning.backends.kubernetes import apply, fence, system
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.charts import Charts, Identity, Wish
 from provisioning.backends.kubernetes.door import ProxyDoor
 from provisioning.backends.kubernetes.drift import Key, first_difference, key_of
-from provisioning.backends.kubernetes.fence import require_ours
 from provisioning.backends.kubernetes.holdings import Holdings
 from provisioning.backends.kubernetes.kinds import (
     CLAIM,
@@ -74,7 +73,7 @@ class Lookout:
         namespace = self.api.get(NAMESPACE, "", name)
         if namespace is None:
             return Observation(desired, Scene(), self.settings).report()
-        require_ours(namespace, desired.cluster_id)
+        fence.require_ours(namespace, desired.cluster_id)
         selector = selector_of(desired.cluster_id)
         scene = Scene(
             namespace=namespace,
@@ -123,6 +122,9 @@ class Lookout:
 
     def _drift(self, desired: DesiredCluster, scene: Scene, namespace: str) -> str:
         """Return which object is not as it would be rendered now, "" when all are."""
+        assert scene.namespace is not None
+        if fence.lacks(desired.cluster_id, scene.namespace):
+            return "the namespace's labels are not as they were"
         held = _holdings(scene)
         wish = Wish(desired, max(held.replicas, desired.size.brokers), held.empty_from)
         # Who the cluster is does not matter for which kinds of objects it has.

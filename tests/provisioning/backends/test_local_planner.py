@@ -83,6 +83,7 @@ def execute(stage: LocalStage, action: Action, desired: DesiredCluster) -> None:
 
 @pytest.mark.engine
 @pytest.mark.chaos
+@pytest.mark.timeout(900)
 def test_the_planner_leads_three_brokers_through_their_life(local_stage: LocalStage, cluster: DesiredCluster) -> None:
     stage, token = local_stage, local_stage.issuer.token(cluster.audience)
     created = reach(stage, cluster)

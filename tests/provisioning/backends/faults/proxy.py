@@ -139,7 +139,7 @@ class Passage(BaseHTTPRequestHandler):
         self.asked = Asked(self.command, self.path, body, time.monotonic())
         try:
             self.server.note(self.asked)(self)
-        except OSError:
+        except (OSError, http.client.HTTPException):
             # The client has gone, or the server behind us: either way this connection is over.
             self.close_connection = True
 

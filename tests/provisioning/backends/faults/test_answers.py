@@ -174,6 +174,7 @@ def test_a_server_that_never_answers_opens_the_breaker_of_its_region_alone(
 # --- F22: old answers -------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.chaos
 def test_what_was_made_anew_is_not_removed_on_an_old_picture(region: Region) -> None:
     """Guarantee: a delete names the object it means. One that was made since is another one, and stays."""
     desired, said = region.healthy(), dict[str, Said]()
@@ -233,6 +234,7 @@ def test_an_old_look_neither_recreates_nor_stops_what_runs(region: Region) -> No
     region.remove(desired)
 
 
+@pytest.mark.chaos
 def test_an_old_pod_is_not_taken_for_the_one_that_runs_now(region: Region) -> None:
     """Guarantee: a stop names the very pod that it saw; the one that came after it goes on."""
     desired, said = region.desired(size=TRIO), dict[str, Said]()

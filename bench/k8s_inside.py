@@ -1,0 +1,468 @@
+"""The figures of `bench.k8s`, each taken inside a process of the product's, inside the testbed."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import random
+import re
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import django
+
+os.environ.setdefault("DJANGO_SETTINGS_MODULE", "config.settings")
+django.setup()
+
+import psycopg  # noqa: E402 - settings first, for all that follow
+from django.conf import settings  # noqa: E402
+
+from bench import k8s_product  # noqa: E402
+from bench.k8s_peers import DEFINITION, BareSide, HelmSide, KopfSide, Laid, write_template  # noqa: E402
+from bench.k8s_place import OURS, Asked, Audit, audit_log, control_plane, cpu_seconds, until  # noqa: E402
+from bench.k8s_product import Product, create, delete, new_person  # noqa: E402
+from bench.pairs import interleaved, ratio_of  # noqa: E402
+from bench.telling import machine, middle, tail  # noqa: E402
+from embedded.database import SUPERUSER  # noqa: E402
+from provisioning.backends.kubernetes.kinds import CLAIM, CONFIG_MAP, NAMESPACE, SERVICE, Kind, meta  # noqa: E402
+from provisioning.backends.kubernetes.names import namespace_of  # noqa: E402
+from tests.kubernetes import Kubernetes  # noqa: E402
+
+VOLUME = Kind("PersistentVolume", "persistentvolumes", "v1", is_namespaced=False)
+STEPS = (10, 100)
+# Helm takes half a second each: so many are enough for its rate.
+HELM_BLOCK = 8
+DELETED = 100
+DRIFTS = 40
+PROBES = 20
+
+
+@dataclass
+class Place:
+    """What every figure needs."""
+
+    options: argparse.Namespace
+    product: Product
+    audit: Audit
+    folder: Path
+    domain: str
+
+    @property
+    def template(self) -> Path:
+        return self.folder / "template.json"
+
+
+def main() -> None:
+    """Take the figure that the arguments name."""
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--figure", choices=sorted(FIGURES))
+    for name in ("--tenants", "--pairs", "--block", "--workers", "--budget"):
+        parser.add_argument(name, type=int)
+    parser.add_argument("--minutes", type=float)
+    parser.add_argument("--home", type=Path)
+    parser.set_defaults(tenants=300, pairs=9, block=30, workers=1, minutes=2.0)
+    options = parser.parse_args()
+    folder, cluster = k8s_product.kubeconfigs(), Kubernetes(k8s_product.testbed_kubeconfig())
+    domain = "engines.test"
+    k8s_product.make_region(domain)
+    # Its first request of an account of ours begins the log.
+    k8s_product.unlimited(folder / f"{OURS}.yaml").find(NAMESPACE)
+    audit = Audit(audit_log())
+    api = k8s_product.unlimited(cluster.kubeconfig)
+    product = Product(audit, api, Path(os.environ["BENCH_LOGS"]), options.workers)
+    write_template(k8s_product.region_settings(), domain, folder / "template.json")
+    with product.running():
+        FIGURES[options.figure](Place(options, product, audit, folder, domain))
+
+
+def _head(title: str, *about: str) -> None:
+    print(f"\n### {title}\n")
+    print("; ".join((machine(), *about)) + ".\n", flush=True)
+
+
+def _row(*cells: object) -> None:
+    print("| " + " | ".join(str(cell) for cell in cells) + " |", flush=True)
+
+
+def _rule(columns: int) -> None:
+    print("|" + "---|" * columns, flush=True)
+
+
+# --- One tenant ---
+
+
+def one(place: Place) -> None:
+    """Accepted to the last object applied, beside `helm install` of the same chart with the same values."""
+    product, pairs = place.product, place.options.pairs
+    helm = HelmSide(k8s_product.region_settings(), place.domain, place.folder)
+    whole: list[tuple[float, float]] = []
+    asked: list[Asked] = []
+
+    def ours() -> Laid:
+        product.rest()
+        product.postpone()
+        before, log = product.costs(), place.audit.place()
+        with product.held("clock"):
+            laid = product.lay(1)
+        asked[:] = place.audit.since(log, OURS, until=time.time())[: int(laid.details["requests"])]
+        product.rest()
+        whole.append(((product.costs() - before).ours, float(len(place.audit.since(log, OURS)))))
+        return laid
+
+    def theirs() -> Laid:
+        with product.held():
+            log, kubernetes = place.audit.place(), cpu_seconds(control_plane())
+            laid = helm.lay(1)
+            spent = cpu_seconds(control_plane()) - kubernetes
+            requests = len(place.audit.since(log, helm.name))
+        product.rest()
+        return Laid(laid.tenants, laid.seconds, laid.cpu_seconds, laid.peak_mb, _details(requests, spent))
+
+    for side in (ours, theirs):  # renders the chart, makes connections and plans
+        side()
+    whole.clear()
+    found = interleaved({"ours": ours, "helm": theirs}, pairs)
+    _show_one(found["ours"], found["helm"], asked, whole)
+
+
+def _details(requests: float, kubernetes: float) -> Mapping[str, float]:
+    return {"requests": float(requests), "kubernetes": kubernetes}
+
+
+def _show_one(
+    ours: Sequence[Laid], helm: Sequence[Laid], asked: Sequence[Asked], whole: Sequence[tuple[float, float]]
+) -> None:
+    written = {(one.kind, one.name) for one in asked if one.is_write and one.status < 300}
+    requests = statistics.median(one.details["requests"] for one in ours)
+    _head("One tenant: accepted → its last Kubernetes object applied", f"{len(ours)} interleaved pairs")
+    _row("figure", "ours", "`helm install`", "ours : Helm", "goal")
+    _rule(5)
+    for name, goal, unit, digits, read in _ONE:
+        mine, other = ([read(one) for one in side] for side in (ours, helm))
+        _row(name, middle(mine, unit, digits), middle(other, unit, digits), ratio_of(mine, other), goal)
+    each = requests / len(written)
+    _row("requests for each of the objects", f"{requests:.0f} : {len(written)} = {each:.2f}", "", "", "≤ 1.5")
+    _row("CPU of all of ours until at rest", middle([cpu for cpu, _ in whole], " s", 3), "", "", "")
+    _row("requests until at rest, the clock's with them", middle([count for _, count in whole]), "", "", "")
+    print(f"\nRequests until applied: {_told(Counter(f'{one.verb} {one.kind}' for one in asked))}.", flush=True)
+
+
+_ONE: tuple[tuple[str, str, str, int, Callable[[Laid], float]], ...] = (
+    ("wall", "≤ 0.3x", " s", 3, lambda one: one.seconds),
+    ("CPU of all of ours, PostgreSQL and Redis too; of Helm", "≤ 0.2x", " s", 3, lambda one: one.cpu_seconds),
+    ("CPU of Kubernetes meanwhile", "", " s", 3, lambda one: one.details["kubernetes"]),
+    ("requests (exact)", "", "", 0, lambda one: one.details["requests"]),
+)
+
+
+def _told(counted: Counter[str]) -> str:
+    return ", ".join(f"{times} x {what}" for what, times in counted.most_common())
+
+
+# --- A burst ---
+
+
+def burst(place: Place) -> None:
+    """Blocks of all sides in turn, for the ratios; then as many tenants as were asked for, all at once."""
+    options, product = place.options, place.product
+    product.api.create(
+        Kind("", "customresourcedefinitions", "apiextensions.k8s.io/v1", is_namespaced=False), "", DEFINITION
+    )
+    helm = HelmSide(k8s_product.region_settings(), place.domain, place.folder)
+    kopf = KopfSide(product.api, place.audit, place.folder, place.template)
+    bare = BareSide(place.folder, place.template)
+    try:
+        sides: dict[str, Callable[[], Laid]] = {
+            "ours": lambda: _calm(product, lambda: product.lay(options.block), hold=False),
+            "bare client, 8 threads": lambda: _calm(product, lambda: bare.lay(options.block)),
+            "operator on kopf": lambda: _calm(product, lambda: kopf.lay(options.block)),
+            "`helm install`, one after the other": lambda: _calm(product, lambda: helm.lay(HELM_BLOCK)),
+        }
+        for side in sides.values():
+            side()
+        _show_sides(interleaved(sides, options.pairs), options)
+    finally:
+        kopf.end()
+    _show_burst(place, _calm(product, lambda: product.lay(options.tenants), hold=False))
+    with product.held():
+        at_once = bare.lay(options.tenants)
+    print(f"\nThe bare client, as many beside those: {at_once.per_second:.1f} tenants/s.", flush=True)
+
+
+def _calm(product: Product, lay: Callable[[], Laid], *, hold: bool = True) -> Laid:
+    """Begin when everything rests; others than us do without our processes beside them."""
+    product.rest()
+    product.postpone()
+    with ExitStack() as stack:
+        if hold:
+            stack.enter_context(product.held())
+        return lay()
+
+
+def _show_sides(found: Mapping[str, Sequence[Laid]], options: argparse.Namespace) -> None:
+    ours = [one.per_second for one in found["ours"]]
+    goals = {
+        "bare client, 8 threads": "≥ 0.55x",
+        "operator on kopf": "≥ 1.5x",
+        "`helm install`, one after the other": "≥ 5x",
+    }
+    _head(
+        "Bursts, side by side",
+        f"{options.pairs} rounds of {options.block} tenants each ({HELM_BLOCK} of Helm's)",
+        _crew(options),
+    )
+    _row("side", "tenants/s", "its CPU for each", "peak RSS", "ours : it", "goal")
+    _rule(6)
+    for name, several in found.items():
+        rates = [one.per_second for one in several]
+        cpu = [one.cpu_seconds / len(one.tenants) * 1000 for one in several]
+        ratio = ratio_of(ours, rates) if name != "ours" else ""
+        peak = f"{max(one.peak_mb for one in several):.0f} MB"
+        _row(name, middle(rates, digits=1), middle(cpu, " ms"), peak, ratio, goals.get(name, ""))
+
+
+def _crew(options: argparse.Namespace) -> str:
+    return (
+        f"{options.workers} worker process of 4 threads, {settings.REGION_REQUESTS_PER_SECOND} requests a second each"
+    )
+
+
+def _show_burst(place: Place, laid: Laid) -> None:
+    product, count = place.product, len(laid.tenants)
+    log = int(laid.details["place"])
+    product.rest()
+    after = place.audit.since(log, OURS)
+    _head(f"A burst of {count} tenants", _crew(place.options))
+    _row("figure", "measured", "goal")
+    _rule(3)
+    _row("tenants/s, from the first wish to the last object", f"{laid.per_second:.1f}", "≥ 5")
+    _row("all wishes accepted after", f"{laid.details['accepted']:.1f} s of {laid.seconds:.1f} s", "")
+    _row("requests for each tenant until all were applied", f"{laid.details['requests'] / count:.1f}", "")
+    _row("requests for each tenant until at rest", f"{len(after) / count:.1f}", "")
+    for name, value in laid.details.items():
+        if name.startswith("CPU of "):
+            _row(f"{name}, for each tenant", f"{value / count * 1000:.0f} ms", "")
+        elif name.startswith("peak of "):
+            _row(f"peak RSS of {name.removeprefix('peak of ')}", f"{value:.0f} MB", "≤ 250 MiB")
+    print(f"\nUntil at rest: {_told(Counter(f'{one.verb} {one.kind}' for one in after))}.", flush=True)
+
+
+# --- A fleet ---
+
+
+def fleet(place: Place) -> None:
+    """Tenants at rest, in growing numbers; then what is edited, a restart, and deletions."""
+    product, options = place.product, place.options
+    sizes = [*(step for step in STEPS if step < options.tenants), options.tenants]
+    found = []
+    for size in sizes:
+        product.lay(size - len(product.tenants))
+        product.rest()
+        found.append(_idle(place))
+    _show_idle(sizes, found, options)
+    _show_drift(place)
+    _show_cold_start(place)
+    _show_deletion(place)
+
+
+@dataclass
+class Idle:
+    """A fleet at rest, watched for a while."""
+
+    seconds: float
+    asked: Sequence[Asked]
+    statements: int
+    cpu: Mapping[str, float]
+    memory: Mapping[str, float]
+
+
+def _idle(place: Place) -> Idle:
+    product, seconds = place.product, place.options.minutes * 60
+    log, before = place.audit.place(), product.costs()
+    with _statements() as counted:
+        time.sleep(seconds)
+    spent = product.costs() - before
+    return Idle(seconds, place.audit.since(log, OURS), counted[0], spent.by_name, product.memory())
+
+
+_STATEMENT = re.compile(r"LOG:  (?:statement|execute [^:]*): (?!BEGIN|COMMIT)")
+
+
+@contextmanager
+def _statements() -> Iterator[list[int]]:
+    """Have PostgreSQL log every statement; how many there were, without BEGIN and COMMIT, once it is over."""
+    path = Path(os.environ["BENCH_LOGS"]) / "postgres.log"
+    counted: list[int] = []
+    with psycopg.connect(
+        f"host={os.environ['BENCH_POSTGRES']} user={SUPERUSER} dbname=postgres", autocommit=True
+    ) as session:
+        session.execute("ALTER SYSTEM SET log_statement = 'all'")
+        session.execute("SELECT pg_reload_conf()")
+        start = path.stat().st_size
+        yield counted
+        text = path.read_bytes()[start:].decode(errors="replace")
+        counted.append(len(_STATEMENT.findall(text)))
+        session.execute("ALTER SYSTEM RESET log_statement")
+        session.execute("SELECT pg_reload_conf()")
+
+
+def _show_idle(sizes: Sequence[int], found: Sequence[Idle], options: argparse.Namespace) -> None:
+    def exponent(values: Sequence[float]) -> str:
+        return f"{_exponent(sizes, values):.2f}" if len(sizes) > 1 and min(values) > 0 else ""
+
+    _head("At rest", f"{options.minutes:g} minutes at each number of tenants; b of cost = a·N^b by least squares")
+    _row("figure", *(f"{size} tenants" for size in sizes), "b", "goal")
+    _rule(len(sizes) + 3)
+    rates = [len(one.asked) / one.seconds for one in found]
+    _row("API requests/s", *(f"{rate:.2f}" for rate in rates), exponent(rates), "≤ 2")
+    writes = [sum(1 for asked in one.asked if asked.is_write) for one in found]
+    _row("writes", *writes, "", "0")
+    of_tenants = [sum(1 for asked in one.asked if asked.is_write and asked.place.startswith("fp-")) for one in found]
+    _row("of them in tenants' namespaces", *of_tenants, "", "0")
+    statements = [one.statements / one.seconds for one in found]
+    _row("SQL statements/s", *(f"{rate:.1f}" for rate in statements), exponent(statements), "")
+    for name in found[0].cpu:
+        cpu = [one.cpu[name] / one.seconds * 100 for one in found]
+        _row(f"CPU of {name}", *(f"{share:.2f} %" for share in cpu), exponent(cpu), "")
+    for name in found[0].memory:
+        memory = [one.memory[name] for one in found]
+        _row(f"PSS of {name}", *(f"{size:.0f} MB" for size in memory), exponent(memory), "")
+    for size, one in zip(sizes, found, strict=True):
+        counted = Counter(f"{asked.verb} {asked.kind}" for asked in one.asked)
+        print(f"\nAt {size}: {_told(counted)}.", flush=True)
+
+
+def _exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
+    """b of value = a * size ** b, by least squares of the logarithms."""
+    return statistics.linear_regression([math.log(size) for size in sizes], [math.log(value) for value in values]).slope
+
+
+def _show_drift(place: Place) -> None:
+    """Delete or edit an object of somebody's by hand; until it is there again as it was."""
+    product, chance = place.product, random.Random(1)
+    took = []
+    for number in range(DRIFTS):
+        _, cluster_id = chance.choice(product.tenants)
+        name, kind = (("gateway", SERVICE), ("engine-files", CONFIG_MAP))[number % 2]
+        namespace, log = namespace_of(cluster_id), place.audit.place()
+        held = product.api.get(kind, namespace, name)
+        assert held is not None
+        began = time.time()
+        product.api.delete(kind, namespace, name, uid=str(meta(held)["uid"]))
+        until(lambda: product.api.get(kind, namespace, name) is not None, f"{kind.name} {name}", every=0.02)  # noqa: B023
+        took.append(time.time() - began)
+        requests = len(place.audit.since(log, OURS))
+    _head(f"Drift at {len(product.tenants)} tenants", f"{DRIFTS} objects deleted by hand, one after the other")
+    print(
+        f"Until it is there again: {tail(took, 's', 2)} (goal: p50 ≤ 2, p99 ≤ 10); {requests} requests the last time."
+    )
+
+
+def _show_cold_start(place: Place) -> None:
+    """Restart everything of ours; until a new tenant is served, and until all is compared."""
+    product = place.product
+    product.rest()
+    product.stop()
+    log, began = place.audit.place(), time.time()
+    product.start()
+    fresh = new_person()
+    cluster_id = create(fresh)
+    served = place.audit.applied(log, OURS, {namespace_of(cluster_id)})
+    product.tenants.append((fresh, cluster_id))
+    product.rest()
+    asked = place.audit.since(log, OURS)
+    looks = [one for one in asked if one.place.startswith("fp-") and one.place != namespace_of(cluster_id)]
+    last = max((one.ended for one in looks), default=began) - began
+    others = Counter(f"{one.verb} {one.kind}" for one in asked if not one.place.startswith("fp-"))
+    _head(f"A cold start at {len(product.tenants)} tenants")
+    _row("figure", "measured", "goal")
+    _rule(3)
+    _row("a new tenant's last object", f"{max(served.values()) - began:.1f} s after the start", "≤ 5 s")
+    _row("all tenants looked at", f"{last:.0f} s after the start, {len(looks)} requests", "≤ 90 s")
+    _row("other requests", f"{sum(others.values())} ({_told(others)})", "< 50")
+
+
+def _show_deletion(place: Place) -> None:
+    """Many tenants at once, beside `kubectl delete namespace` of as many."""
+    product, options = place.product, place.options
+    count = min(DELETED, options.tenants)
+    product.rest()
+    bare = BareSide(place.folder, place.template)
+    with product.held():
+        theirs = bare.lay(count).tenants
+    product.rest()
+    product.postpone()
+    doomed, product.tenants = product.tenants[:count], product.tenants[count:]
+    ours = {namespace_of(cluster_id) for _, cluster_id in doomed}
+    began = time.time()
+    for person, cluster_id in doomed:
+        delete(person, cluster_id)
+    accepted = time.time() - began
+    until(lambda: not ours & _namespaces(product), "The end of ours", every=0.1)
+    gone = time.time() - began
+    product.rest()
+    closed = time.time() - began
+    left = _leftovers(product, ours)
+    with product.held():
+        argv = ["kubectl", "delete", "namespace", *theirs]
+        began = time.time()
+        subprocess.run(argv, check=True, stdout=subprocess.DEVNULL)
+        by_hand = time.time() - began
+    _head(f"The end of {count} tenants at once")
+    _row("figure", "measured", "goal")
+    _rule(3)
+    _row(
+        "ours, from the first wish until the last namespace is gone",
+        f"{gone:.1f} s (accepted after {accepted:.1f})",
+        "",
+    )
+    _row("`kubectl delete namespace` of as many, until they are gone", f"{by_hand:.1f} s", "")
+    _row("ours : kubectl", f"{gone / by_hand:.2f}x", "≤ 1.1x")
+    _row("all rows closed", f"{closed:.1f} s", "")
+    _row("left: namespaces, claims, volumes", left, "0")
+
+
+def _namespaces(product: Product) -> set[str]:
+    return {str(meta(one)["name"]) for one in product.api.find(NAMESPACE, is_metadata_only=True).items}
+
+
+def _leftovers(product: Product, ours: set[str]) -> str:
+    claims = [one for one in product.api.find(CLAIM, is_metadata_only=True).items if meta(one)["namespace"] in ours]
+    volumes = [one for one in product.api.find(VOLUME).items if one["spec"]["claimRef"]["namespace"] in ours]
+    return f"{len(ours & _namespaces(product))}, {len(claims)}, {len(volumes)}"
+
+
+# --- Fairness ---
+
+
+def fair(place: Place) -> None:
+    """One organization asks for very many; how long others wait for their first object meanwhile."""
+    product, options = place.product, place.options
+    greedy, took = new_person(), []
+    product.lay(1)
+    product.rest()
+    for _ in range(options.tenants):
+        create(greedy)
+    for _ in range(PROBES):
+        log, other = place.audit.place(), new_person()
+        began = time.time()
+        namespace = namespace_of(create(other))
+        until(lambda: any(one.place == namespace for one in place.audit.since(log, OURS)), "A turn", every=0.01)  # noqa: B023
+        first = min(one.begun for one in place.audit.since(log, OURS) if one.place == namespace)
+        took.append(first - began)
+    waiting = options.tenants - sum(1 for one in place.audit.since(0, OURS) if one.has_laid_down)
+    _head(f"While {options.tenants} tenants of one organization wait", f"{waiting} were left at the end")
+    print(f"Another one's wish → the first request for it: {tail(took, 's', 2)} (goal: p99 ≤ 2).", flush=True)
+
+
+FIGURES: Mapping[str, Callable[[Place], None]] = {"one": one, "burst": burst, "fleet": fleet, "fair": fair}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,229 @@
+"""Somebody with kubectl edits or deletes what we own: it is put right, and what they added of their own stays theirs.
+
+An edit of each of ten kinds is in test_kubernetes.py, with a real pod; here is every object of a cluster of all kinds.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from provisioning.backends.kubernetes.charts import Charts, Wish
+from provisioning.backends.kubernetes.kinds import INGRESS, OWNED
+from provisioning.planner import StartEngine, plan
+from provisioning.spec import DesiredCluster, Gateway, ObservedCluster
+from tests.kubernetes import Kubernetes, Namespace
+from tests.provisioning.backends.contract import await_sight, is_well, start
+from tests.provisioning.backends.faults.stage import SIMULATED
+from tests.provisioning.backends.kubernetes_stage import KubernetesStage, make_settings
+
+pytestmark = [pytest.mark.kubernetes]
+# Where pods become ready at once and answer as engines that are well (testbed/simulated.py).
+NOTE = "somebody.example/note"
+OUR_LABELS = ("app.kubernetes.io/managed-by", "flowplane.dev/cluster")
+
+
+@pytest.fixture(scope="module")
+def stage(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> KubernetesStage:
+    """A region whose clusters have objects of every kind that this Kubernetes knows."""
+    settings = make_settings(kubernetes, tmp_path_factory.mktemp("by-hand"), None)
+    values = {**settings.values, "scheduling": SIMULATED, "edge": {"kind": "ingress"}}
+    return KubernetesStage(replace(settings, values=values), kubernetes)
+
+
+@pytest.fixture(scope="module")
+def cluster(stage: KubernetesStage) -> Iterator[DesiredCluster]:
+    """A cluster with gateways of its own; each test leaves it as it is wished."""
+    desired = stage.desired(gateway=Gateway.STANDALONE)
+    start(stage, desired)
+    yield desired
+    stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+
+
+@pytest.fixture(autouse=True)
+def steady(stage: KubernetesStage, cluster: DesiredCluster) -> Iterator[None]:
+    """The guarantee before and after each fault: all is as it is wished, and the same pods run."""
+    await_steady(stage, cluster)
+    before = broker_pods(stage, cluster)
+    yield
+    await_steady(stage, cluster)
+    assert broker_pods(stage, cluster) == before
+
+
+def await_steady(stage: KubernetesStage, cluster: DesiredCluster) -> ObservedCluster:
+    return await_sight(stage.backend, cluster, lambda sight: is_well(cluster)(sight) and plan(cluster, sight) is None)
+
+
+def place_of(stage: KubernetesStage, cluster: DesiredCluster) -> Namespace:
+    return stage.cluster.inside(f"fp-{cluster.cluster_id}")
+
+
+def broker_pods(stage: KubernetesStage, cluster: DesiredCluster) -> list[str]:
+    pods = place_of(stage, cluster).get("pod", "-l", "app.kubernetes.io/component=broker")["items"]
+    return [one["metadata"]["uid"] for one in pods]
+
+
+def names_of(stage: KubernetesStage, cluster: DesiredCluster) -> list[str]:
+    """Every object that is rendered for the cluster, as kubectl calls it."""
+    rendered = Charts(stage.settings).kinds(Wish(cluster, cluster.size.brokers))
+    return [f"{one['kind'].lower()}/{one['metadata']['name']}" for one in rendered]
+
+
+def put_right(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+    """Take the turn that a drifted cluster leads to. A process puts things right only so often; this is another one."""
+    assert plan(cluster, stage.backend.observe(cluster)) == StartEngine(())
+    stage.another_backend().start(cluster, (), epoch=stage.next_epoch())
+
+
+def edit(place: Namespace, name: str, change: Callable[[Any], object]) -> None:
+    """Change an object as `kubectl edit` does."""
+    found = place.get(name)
+    change(found)
+    found["metadata"].pop("managedFields", None)
+    place.kubectl("replace", "-f", "-", objects=json.dumps(found))
+
+
+def test_the_cluster_has_objects_of_every_kind(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+    """So a kind that is new in the chart is edited and deleted here, too."""
+    kinds = {one.partition("/")[0] for one in names_of(stage, cluster)}
+
+    assert kinds == {kind.name.lower() for kind in (*OWNED, INGRESS)}
+
+
+@pytest.mark.chaos
+def test_every_object_that_is_deleted_is_there_again(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+    """Guarantee: whichever one is gone is missed, made again, and nothing else is made anew."""
+    place = place_of(stage, cluster)
+    names = names_of(stage, cluster)
+    for name in names:
+        before = uids(place, names)
+        place.kubectl("delete", name, "--cascade=orphan", "--wait=true")
+        put_right(stage, cluster)
+        after = uids(place, names)
+
+        assert {one for one in names if after[one] != before[one]} == {name}
+        assert stage.backend.observe(cluster).entrance is None
+
+
+def uids(place: Namespace, names: list[str]) -> dict[str, str]:
+    found = place.get(*names)["items"]
+    return {f"{one['kind'].lower()}/{one['metadata']['name']}": one["metadata"]["uid"] for one in found}
+
+
+def test_every_object_that_lost_our_labels_gets_them_back(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+    """Guarantee: what cannot be found by its labels is missed and marked again, not made twice and not removed."""
+    place, names = place_of(stage, cluster), names_of(stage, cluster)
+    before = uids(place, names)
+    place.kubectl("label", *names, *(f"{label}-" for label in OUR_LABELS))
+    put_right(stage, cluster)
+
+    assert uids(place, names) == before
+
+
+@pytest.mark.chaos
+def test_what_others_write_into_our_objects_is_theirs(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+    """Guarantee: notes, labels, finalizers and entries of others are no drift, and outlast our putting things right."""
+    place, names = place_of(stage, cluster), names_of(stage, cluster)
+    place.kubectl("annotate", *names, f"{NOTE}=kept")
+    place.kubectl("label", *names, f"{NOTE}=kept")
+    for name in names:
+        place.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":["somebody.example/x"]}}')
+    place.kubectl("patch", "configmap/engine-files", "--type=merge", "-p", '{"data":{"theirs":"kept"}}')
+    try:
+        assert stage.backend.observe(cluster).entrance is None
+        edit(place, "service/gateway", lambda one: one["spec"]["selector"].update(nobody="here"))
+        edit(place, "networkpolicy/default-deny", lambda one: one["spec"].update(ingress=[{}]))
+        put_right(stage, cluster)
+        found = place.get(*names)["items"]
+        for one in found:
+            about = one["metadata"]
+            assert about["annotations"][NOTE] == about["labels"][NOTE] == "kept"
+            assert "somebody.example/x" in about["finalizers"]
+        assert place.get("configmap/engine-files")["data"]["theirs"] == "kept"
+    finally:
+        for name in names:
+            place.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+
+
+CONTAINER = ("spec", "template", "spec", "containers", 0)
+# What is listed there belongs together: one more port, variable or volume makes something else of it.
+ADDITIONS: dict[str, tuple[str, tuple[str | int, ...], dict[str, Any]]] = {
+    "a port": ("service/gateway", ("spec", "ports"), {"name": "theirs", "port": 4242}),
+    "a broker's variable": ("statefulset/broker", (*CONTAINER, "env"), {"name": "THEIRS", "value": "1"}),
+    "a gateway's variable": ("deployment/gateway", (*CONTAINER, "env"), {"name": "THEIRS", "value": "1"}),
+    "a container": (
+        "statefulset/broker",
+        CONTAINER[:-1],
+        {"name": "theirs", "image": "localhost/tools:testbed", "securityContext": {"runAsNonRoot": True}},
+    ),
+    "a rule": ("ingress/grpc", ("spec", "rules"), {"host": "theirs.example"}),
+}
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize("what", ADDITIONS)
+def test_what_others_add_to_a_list_of_ours_goes(stage: KubernetesStage, cluster: DesiredCluster, what: str) -> None:
+    """Guarantee: put right at once, not tried again and again: a server-side apply alone leaves what others own."""
+    name, path, added = ADDITIONS[what]
+    place = place_of(stage, cluster)
+    before = place.get(name)
+    edit(place, name, lambda one: part_of(one, path).append(added))
+    put_right(stage, cluster)
+    after = place.get(name)
+
+    assert part_of(after, path) == part_of(before, path)
+    assert after["metadata"]["uid"] == before["metadata"]["uid"]
+    assert stage.backend.observe(cluster).entrance is None
+
+
+def part_of(found: Any, path: tuple[str | int, ...]) -> Any:
+    for step in path:
+        found = found[step]
+    return found
+
+
+@pytest.mark.parametrize(
+    ("name", "change"),
+    [
+        ("deployment/gateway", lambda one: one["spec"]["template"]["spec"].update(terminationGracePeriodSeconds=1)),
+        ("deployment/gateway", lambda one: one["spec"].update(replicas=0)),
+        ("poddisruptionbudget/gateway", lambda one: one["spec"].update(maxUnavailable=2)),
+        ("ingress/grpc", lambda one: one["spec"]["rules"][0].update(host="theirs.example")),
+    ],
+)
+def test_an_edit_of_the_kinds_that_only_some_clusters_have_is_undone(
+    stage: KubernetesStage, cluster: DesiredCluster, name: str, change: Callable[[Any], object]
+) -> None:
+    """Guarantee: as for the ten others."""
+    place = place_of(stage, cluster)
+    before = place.get(name)
+    edit(place, name, change)
+    put_right(stage, cluster)
+
+    assert place.get(name)["spec"] == before["spec"]
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"pod-security.kubernetes.io/enforce": "privileged"},
+        {"pod-security.kubernetes.io/enforce": None},
+        {"pod-security.kubernetes.io/warn": None, "app.kubernetes.io/instance": "another"},
+    ],
+    ids=["opened", "without", "others"],
+)
+def test_a_namespace_that_somebody_opened_is_closed_again(
+    stage: KubernetesStage, cluster: DesiredCluster, labels: dict[str, str | None]
+) -> None:
+    """Guarantee: its labels say what pods may do there, so they are ours as much as anything in it; others' stay."""
+    name = f"fp-{cluster.cluster_id}"
+    before = stage.cluster.get("namespace", name)["metadata"]["labels"]
+    change = {"metadata": {"labels": {**labels, NOTE: "kept"}}}
+    stage.cluster.kubectl("patch", "namespace", name, "--type=merge", "-p", json.dumps(change))
+    put_right(stage, cluster)
+
+    assert stage.cluster.get("namespace", name)["metadata"]["labels"] == {**before, NOTE: "kept"}

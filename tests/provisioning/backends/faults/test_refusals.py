@@ -1,0 +1,308 @@
+"""What stands in a region's way and is not ours: foreign objects, foreign finalizers, no room; and mistakes of ours."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+import urllib3
+from django.db.models.functions import Now
+
+from common.errors import Permanent
+from provisioning import planner, services
+from provisioning.backends.kubernetes import api as api_module
+from provisioning.backends.kubernetes.backend import KubernetesBackend
+from provisioning.models import Cluster
+from provisioning.spec import DesiredCluster
+from provisioning.states import OPEN_STATES
+from provisioning.verdicts import Verdict
+from tests.kubernetes import eventually
+from tests.provisioning.backends.contract import await_sight
+from tests.provisioning.backends.faults.customers import SLUG, Customers, desired_of, serve_with
+from tests.provisioning.backends.faults.proxy import Asked, Passage, pass_on
+from tests.provisioning.backends.faults.stage import Region
+from tests.provisioning.kills import take_turn
+
+pytestmark = [pytest.mark.kubernetes]
+SHORT_ROUNDS = 3
+
+
+# --- F25: somebody else's ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        {"app.kubernetes.io/managed-by": "flowplane"},
+        {"flowplane.dev/cluster": "OURS"},
+        {"app.kubernetes.io/managed-by": "flowplane", "flowplane.dev/cluster": "5eed0f1a-0000-4000-8000-000000000000"},
+    ],
+    ids=["no cluster", "no manager", "another cluster"],
+)
+def test_a_namespace_that_is_ours_by_half_is_neither_used_nor_removed(region: Region, labels: dict[str, str]) -> None:
+    """Guarantee: without both labels it is somebody else's. (One without any: test_kubernetes.py.)"""
+    desired = region.desired()
+    name = f"fp-{desired.cluster_id}"
+    marks = {key: value.replace("OURS", str(desired.cluster_id)) for key, value in labels.items()}
+    region.cluster.apply(
+        json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": marks}})
+    )
+    before = region.cluster.get("namespace", name)["metadata"]
+    for call in (
+        lambda: region.backend.observe(desired),
+        lambda: region.backend.start(desired, desired.nodes, epoch=region.next_epoch()),
+        lambda: region.backend.delete(desired.cluster_id, epoch=region.next_epoch()),
+    ):
+        with pytest.raises(Permanent, match="not this cluster's"):
+            call()
+    after = region.cluster.get("namespace", name)["metadata"]
+    region.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+    assert after == before
+
+
+@pytest.mark.chaos
+def test_what_took_the_place_of_a_namespace_while_it_was_being_removed_stays(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Guarantee: a delete names the UID it saw. Between the look and the delete somebody replaces the namespace."""
+    # A namespace takes some seconds to go, and the answer waits for that.
+    monkeypatch.setattr(api_module, "TIMEOUT", urllib3.Timeout(connect=2.0, read=90.0))
+    desired = region.healthy()
+    name, foreign = f"fp-{desired.cluster_id}", ""
+
+    def replaced_first(passage: Passage) -> None:
+        nonlocal foreign
+        region.cluster.kubectl("delete", "namespace", name, "--wait=true")
+        region.cluster.kubectl("create", "namespace", name)
+        foreign = region.cluster.get("namespace", name)["metadata"]["uid"]
+        pass_on(passage)
+
+    def is_removal(asked: Asked) -> bool:
+        return asked.method == "DELETE"
+
+    with region.proxy.trouble(replaced_first, is_removal, times=1) as met:
+        assert not region.backend.delete(desired.cluster_id, epoch=region.next_epoch())
+    left = region.cluster.get("namespace", name)["metadata"]
+    region.cluster.kubectl("delete", "namespace", name, "--wait=false")
+
+    assert len(met.met) == 1
+    assert left["uid"] == foreign
+    assert "deletionTimestamp" not in left
+
+
+# --- F26: what does not go --------------------------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_a_foreign_finalizer_blocks_one_removal_and_is_left_where_it_is(region: Region) -> None:
+    """Guarantee: blocked, and says by what; others come and go; the finalizer is its owner's to take away."""
+    stuck, other = region.healthy(), region.desired()
+    finalizers = {"metadata": {"finalizers": ["somebody.example/x"]}}
+    region.patch(stuck, "service/gateway", finalizers)
+    try:
+        region.backend.delete(stuck.cluster_id, epoch=region.next_epoch())
+        sight = await_sight(region.backend, stuck, lambda sight: "cannot be removed yet" in sight.waits_for)
+        assert "somebody.example/x" in sight.waits_for
+        for _ in range(3):
+            assert not region.backend.delete(stuck.cluster_id, epoch=region.next_epoch())
+        region.backend.start(other, other.nodes, epoch=region.next_epoch())
+        region.settle(other)
+        region.backend.delete(other.cluster_id, epoch=region.next_epoch())
+        assert eventually(lambda: region.uid(other) == "", seconds=60)
+        assert region.place(stuck).get("service/gateway")["metadata"]["finalizers"] == ["somebody.example/x"]
+    finally:
+        region.patch(stuck, "service/gateway", {"metadata": {"finalizers": None}})
+    assert eventually(lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=60)
+
+
+BROKEN_API = {
+    "apiVersion": "apiregistration.k8s.io/v1",
+    "kind": "APIService",
+    "metadata": {"name": "v1.broken.example"},
+    "spec": {
+        "group": "broken.example",
+        "version": "v1",
+        "groupPriorityMinimum": 100,
+        "versionPriority": 100,
+        "insecureSkipTLSVerify": True,
+        "service": {"name": "nobody", "namespace": "kube-system"},
+    },
+}
+
+
+@pytest.mark.chaos
+@pytest.mark.owed
+def test_a_broken_extension_of_the_region_blocks_removals_alone(region: Region) -> None:
+    """Guarantee: it says so, new clusters come up meanwhile, and removals go on by themselves when it is mended."""
+    stuck, other = region.healthy(), region.desired()
+    region.cluster.apply(json.dumps(BROKEN_API))
+    try:
+        region.backend.delete(stuck.cluster_id, epoch=region.next_epoch())
+        sight = await_sight(region.backend, stuck, lambda sight: "cannot be removed yet" in sight.waits_for)
+        assert "broken.example" in sight.waits_for
+        region.backend.start(other, other.nodes, epoch=region.next_epoch())
+        region.settle(other)
+        assert region.cluster.get("namespace", f"fp-{stuck.cluster_id}")["spec"]["finalizers"] == ["kubernetes"]
+    finally:
+        region.cluster.kubectl("delete", "apiservice", "v1.broken.example")
+    assert eventually(lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=120)
+    region.remove(other)
+
+
+# --- F27: gone and made again -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rounds", [SHORT_ROUNDS, pytest.param(100, marks=[pytest.mark.chaos, pytest.mark.owed, pytest.mark.timeout(900)])]
+)
+def test_a_name_that_is_taken_again_at_once_never_meets_what_is_still_going(customers: Customers, rounds: int) -> None:
+    """Guarantee: a namespace carries a fresh id, so no creation waits for an earlier cluster of the same name."""
+    customer, made = customers.new(), list[Cluster]()
+    for _ in range(rounds):
+        operation = customer.create(name="orders")
+        outcome = take_turn(operation.cluster_id)
+        assert isinstance(outcome.action, planner.StartEngine)
+        assert (outcome.executed, outcome.error_code) == (True, "")
+        customer.ask(services.request_deletion, operation.cluster, purge=True)
+        assert take_turn(operation.cluster_id).error_code == ""
+        made.append(operation.cluster)
+    for cluster in made:
+        customer.run(cluster)
+
+    assert len({cluster.pk for cluster in made}) == rounds
+    assert all(cluster.deleted_at is not None for cluster in made)
+    for cluster in made:
+        assert customers.region.cluster.get("namespaces", "-l", f"flowplane.dev/cluster={cluster.pk}")["items"] == []
+
+
+# --- F28: no room -----------------------------------------------------------------------------------------------------
+
+
+def without_room(customers: Customers) -> None:
+    """Nobody has a node like that."""
+    _values(customers, scheduling={"nodeSelector": {"type": "nowhere"}})
+
+
+def without_volume(customers: Customers) -> None:
+    """Nobody makes volumes of that class."""
+    _values(customers, storage={"className": "nobodys"})
+
+
+def _values(customers: Customers, **values: object) -> None:
+    settings = customers.region.settings
+    serve_with(SLUG, replace(settings, values={**settings.values, **values}))
+
+
+NO_ROOM = [(without_room, "finds no node with room"), (without_volume, "waits for its volume")]
+
+
+@pytest.mark.chaos
+@pytest.mark.parametrize(("take_away", "words"), NO_ROOM, ids=["node", "volume"])
+def test_a_cluster_that_finds_no_room_is_told_why_and_can_be_called_off(
+    customers: Customers, take_away: Callable[[Customers], None], words: str
+) -> None:
+    """Guarantee: it stays under way with the reason shown, is stuck in time, and leaves nothing when it is given up."""
+    take_away(customers)
+    customer = customers.new()
+    operation = customer.create()
+    for _ in range(40):
+        take_turn(operation.cluster_id)
+        shown = customer.look(operation)
+        if words in shown.waits_for:
+            break
+    assert words in shown.waits_for
+    assert shown.state in OPEN_STATES
+    operation.steps.filter(finished_at=None).update(started_at=Now() - timedelta(hours=1))
+    assert customer.look(operation).verdict in (Verdict.STUCK, Verdict.NEEDS_US, Verdict.NEEDS_YOU)
+
+    customer.ask(services.request_deletion, operation.cluster, purge=True)
+    customer.run(operation.cluster)
+
+    assert operation.cluster.deleted_at is not None
+    assert (
+        customers.region.cluster.get("namespaces", "-l", f"flowplane.dev/cluster={operation.cluster_id}")["items"] == []
+    )
+
+
+@pytest.mark.chaos
+def test_a_quota_of_the_region_is_told_and_gone_round_when_it_is_raised(region: Region) -> None:
+    """Guarantee: no pod is no outage of ours: the quota is named, and it comes up by itself when there is room."""
+    desired = region.healthy()
+    place = region.place(desired)
+    place.kubectl("create", "quota", "owners", "--hard=pods=0")
+    place.kubectl("delete", "pod/broker-0", "--wait=true")
+    region.another_backend().start(desired, (), epoch=region.next_epoch())
+    try:
+        await_sight(region.backend, desired, lambda sight: "quota does not allow" in sight.waits_for)
+    finally:
+        place.kubectl("delete", "quota", "owners")
+    place.kubectl("annotate", "statefulset/broker", "somebody.example/note=look-again")
+    region.settle(desired)
+    region.remove(desired)
+
+
+# --- F32: a wish that is not one --------------------------------------------------------------------------------------
+
+
+@pytest.mark.chaos
+def test_a_database_that_wishes_everything_away_removes_nothing(customers: Customers) -> None:
+    """Guarantee: more removals than ever should be, which nobody asked for, stop before the first."""
+    rows = [customers.new().healthy() for _ in range(4)]
+    before = [customers.region.uids(desired_of(row.pk)) for row in rows]
+    Cluster.objects.filter(pk__in=[row.pk for row in rows]).update(lifecycle="deleted", delete_after=Now())
+    for _ in range(3):
+        outcomes = [take_turn(row.pk) for row in rows]
+
+    assert not any(outcome.executed for outcome in outcomes)
+    Cluster.objects.filter(pk__in=[row.pk for row in rows]).update(lifecycle="running", delete_after=None)
+    assert [customers.region.uids(desired_of(row.pk)) for row in rows] == before
+    for row in rows:
+        customers.region.settle(desired_of(row.pk))
+
+
+def test_a_chart_that_came_torn_removes_nothing(region: Region, healthy: DesiredCluster, tmp_path: Path) -> None:
+    """Guarantee: what is not rendered is removed, but never because nothing is rendered."""
+    before = region.uids(healthy)
+    shutil.copytree(region.settings.chart, tmp_path / "chart")
+    for template in (tmp_path / "chart" / "templates").glob("*.yaml"):
+        template.unlink()
+    torn = KubernetesBackend(replace(region.settings, chart=tmp_path / "chart"))
+    for call in (
+        lambda: torn.observe(healthy),
+        lambda: torn.start(healthy, (), epoch=region.next_epoch()),
+        lambda: torn.start(healthy, healthy.nodes, epoch=region.next_epoch()),
+    ):
+        with pytest.raises(Permanent, match="does not make all"):
+            call()
+
+    assert region.uids(healthy) == before
+    region.settle(healthy)
+
+
+def test_labels_that_somebody_wiped_make_a_cluster_nobodys_and_nothing_is_removed(
+    region: Region, healthy: DesiredCluster
+) -> None:
+    """Guarantee: a cluster that cannot be recognized is neither absent nor made again; with its labels it is well."""
+    before, name = region.uids(healthy), f"fp-{healthy.cluster_id}"
+    labels = {"app.kubernetes.io/managed-by": "flowplane", "flowplane.dev/cluster": str(healthy.cluster_id)}
+    region.cluster.kubectl("label", "namespace", name, *(f"{key}-" for key in labels))
+    try:
+        assert not [find for find in region.backend.inventory() if find.cluster_id == healthy.cluster_id and find.card]
+        for call in (
+            lambda: region.backend.observe(healthy),
+            lambda: region.backend.start(healthy, healthy.nodes, epoch=region.next_epoch()),
+            lambda: region.backend.delete(healthy.cluster_id, epoch=region.next_epoch()),
+        ):
+            with pytest.raises(Permanent, match="give it its labels back"):
+                call()
+    finally:
+        region.cluster.kubectl("label", "namespace", name, *(f"{key}={value}" for key, value in labels.items()))
+
+    assert region.uids(healthy) == before
+    region.settle(healthy)
