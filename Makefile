@@ -53,12 +53,12 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --quiet tests/architecture/test_migrations.py
 
 test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes" $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes and not owed" $(ARGS)
 	@$(if $(ARGS),,if [ "$$(id -u)" = 0 ]; then exec $(MAKE) test-kubernetes; \
 		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; fi)
 
 # With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
-test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (10 minutes the first time)
+test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (15 minutes, 10 more the first time)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
 
@@ -80,7 +80,7 @@ testbed-status: setup-development ## Say what of it runs, where, and in how much
 	@exec $(TESTBED) status
 
 chaos: setup-development ## What is left out there for time: every kill, long lives, 1,000 random kills (SEED=1; hours)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "chaos and not kubernetes" $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "chaos and not kubernetes and not owed" $(ARGS)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --every-kill --timeout 7200 tests/provisioning/test_kills.py
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED))
 

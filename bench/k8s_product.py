@@ -154,7 +154,6 @@ class Product:
     def lay(self, count: int) -> Laid:
         """Wish so many tenants, one after the other; until the last one's objects are there."""
         place, before = self.audit.place(), self.costs()
-        peaks = {}
         began, own = time.time(), time.process_time()
         fresh = [(person, create(person)) for person in self._next_people(count)]
         accepted, own = time.time() - began, time.process_time() - own

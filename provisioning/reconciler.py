@@ -362,7 +362,7 @@ def _rest_seconds(region_slug: str, observed: ObservedCluster) -> float:
 
 
 def resync_seconds(clusters: int, observed: ObservedCluster, *, is_watched: bool) -> float:
-    """The same where looks ask something of a server that so many clusters share."""
+    """Return for how long a cluster at rest is left alone where looks ask a server that all of its region share."""
     per_second = RESYNC_REQUESTS_PER_SECOND if is_watched else UNWATCHED_REQUESTS_PER_SECOND
     at_least = RESYNC_SECONDS if is_watched or not observed.running else UNWATCHED_SECONDS
     return max(at_least, clusters * observed.look_requests / per_second)

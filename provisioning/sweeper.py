@@ -260,10 +260,10 @@ def _rim(region: Region, sentence: str) -> Iterator[None]:
 
 def _note_silence(region: Region, error: Exception) -> None:
     _complain(region, error, "region %s does not say what it remembers: %s")
-    regions.note_silence(region.slug, sentence_of(error))
+    regions.note_silence(region.slug, _sentence_of(error))
 
 
-def sentence_of(error: Exception) -> str:
+def _sentence_of(error: Exception) -> str:
     """What people read of a region's failure."""
     if isinstance(error, ControlPlaneError):
         return error.message

@@ -25,7 +25,7 @@ from provisioning.errors import InvalidSpec, NoPlace, RegionUnreachable
 from provisioning.models import Cluster, Operation, Region
 from provisioning.services import regions, schedules
 from provisioning.spec import ReleaseState
-from provisioning.states import ConditionType, OperationKind, OperationState, RegionState
+from provisioning.states import ConditionType, OperationState, RegionState
 from tenants.actor import SYSTEM
 from tests.factories import Person
 from tests.provisioning.conftest import ask, make_clusters, put_on_plan
@@ -482,4 +482,3 @@ def test_a_deletion_in_a_region_that_is_silent_can_still_be_ended_by_force(team:
     region.faults["observe"] = [RegionUnreachable("No answer.")]
     work(cluster, turns=1)
     assert selectors.operation(team.actor, operation.pk).can_force
-    assert operation.kind == OperationKind.DELETE

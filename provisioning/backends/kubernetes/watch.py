@@ -20,7 +20,7 @@ from uuid import UUID
 from common.errors import Permanent, Temporary
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.errors import Expired
-from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, OWNED, POD, Kind, Object, meta, notes_in
+from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object, meta, notes_in
 from provisioning.backends.kubernetes.names import CLUSTER, EPOCH, cluster_of
 from provisioning.errors import RegionUnreachable
 
@@ -122,7 +122,7 @@ def _mark(one: Object) -> str:
 class Watch:
     """Follows one region; for one thread."""
 
-    def __init__(self, api: Api, kinds: tuple[Kind, ...] = (*ALWAYS, *OWNED)) -> None:
+    def __init__(self, api: Api, kinds: tuple[Kind, ...]) -> None:
         self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
         self._is_over = threading.Event()
         self._reflectors = [Reflector(api, kind, self._told) for kind in kinds]

@@ -6,6 +6,7 @@ from typing import Any
 
 from django.core.management.base import BaseCommand, CommandError, CommandParser
 
+from common.errors import ControlPlaneError
 from provisioning import selectors, sweeper
 
 
@@ -29,7 +30,9 @@ class Command(BaseCommand):
         refused = 0
         for region, answer in answers:
             refused += isinstance(answer, Exception)
-            said = sweeper.sentence_of(answer) if isinstance(answer, Exception) else "answers"
+            said = "answers"
+            if isinstance(answer, Exception):
+                said = answer.message if isinstance(answer, ControlPlaneError) else repr(answer)
             self.stdout.write(f"{region.slug}: {said}")
         if refused:
             raise CommandError(f"{refused} of {len(asked)} regions cannot be used.")

@@ -336,33 +336,6 @@ def test_what_keeps_an_engine_from_starting_is_said(
     assert not sight.available
 
 
-@pytest.mark.owed
-def test_a_volume_that_nobody_makes_is_said(kubernetes_stage: KubernetesStage) -> None:
-    stage, desired = kubernetes_stage, kubernetes_stage.desired()
-    values = {**stage.settings.values, "storage": {"className": "no-such-class"}}
-    backend = KubernetesBackend(replace(stage.settings, values=values))
-    backend.start(desired, desired.nodes, epoch=stage.next_epoch())
-    try:
-        await_sight(backend, desired, lambda sight: "waits for its volume" in sight.waits_for)
-    finally:
-        backend.delete(desired.cluster_id, epoch=stage.next_epoch())
-
-
-@pytest.mark.owed
-def test_a_quota_of_somebody_elses_is_said(kubernetes_stage: KubernetesStage) -> None:
-    stage, desired = kubernetes_stage, kubernetes_stage.desired()
-    stage.backend.start(desired, desired.nodes, epoch=stage.next_epoch())
-    place = namespace(stage, desired)
-    try:
-        place.kubectl("create", "quota", "theirs", "--hard=pods=0")
-        place.kubectl("delete", "pod", "--all", "--force", "--grace-period=0")
-        sight = await_sight(stage.backend, desired, lambda sight: "quota does not allow" in sight.waits_for)
-    finally:
-        stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
-
-    assert "theirs" in sight.waits_for
-
-
 def test_a_namespace_that_does_not_go_says_why(kubernetes_stage: KubernetesStage) -> None:
     stage, desired = kubernetes_stage, kubernetes_stage.desired()
     stage.backend.start(replace(desired), (), epoch=stage.next_epoch())

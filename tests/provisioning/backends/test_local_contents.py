@@ -222,12 +222,14 @@ def killed_at(step: int, work: Callable[[], object]) -> bool:
     """Do the work in a process that kills itself at this step, removals half done; False when it got through."""
     child = os.fork()
     if child == 0:
-        left = [step]
-        patches = [patch.object(contents, name, dying(getattr(contents, name), left)) for name in STEPS]
-        for one in patches:
-            one.start()
-        work()
-        os._exit(0)
+        left, failed = [step], 1
+        try:
+            for name in STEPS:
+                patch.object(contents, name, dying(getattr(contents, name), left)).start()
+            work()
+            failed = 0
+        finally:
+            os._exit(failed)  # or this process would go on as a second run of the tests
     _, status = os.waitpid(child, 0)
     assert status in {0, signal.SIGKILL}
     return status == signal.SIGKILL

@@ -50,12 +50,15 @@ def killed_at(moment: int, work: Callable[[], object]) -> bool:
     """Do the work in a process that kills itself at this moment; False when it got through."""
     child = os.fork()
     if child == 0:
-        left = [moment]
-        with ExitStack() as patches:
-            for owner, name in STEPS:
-                patches.enter_context(patch.object(owner, name, dying(getattr(owner, name), left)))
-            work()
-        os._exit(0)
+        left, failed = [moment], 1
+        try:
+            with ExitStack() as patches:
+                for owner, name in STEPS:
+                    patches.enter_context(patch.object(owner, name, dying(getattr(owner, name), left)))
+                work()
+            failed = 0
+        finally:
+            os._exit(failed)  # or this process would go on as a second run of the tests
     _, status = os.waitpid(child, 0)
     assert status in {0, signal.SIGKILL}
     return status == signal.SIGKILL
