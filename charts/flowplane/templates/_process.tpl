@@ -39,6 +39,9 @@ env:
   - {name: FLOWPLANE_TOKEN_LIFETIME_SECONDS, value: {{ int64 $values.options.tokenLifetimeSeconds | quote }}}
   - {name: FLOWPLANE_MFA, value: {{ ternary "on" "off" $values.options.mfa | quote }}}
   - {name: FLOWPLANE_LOG_FORMAT, value: {{ $values.options.logFormat }}}
+  - {name: FLOWPLANE_API_READS, value: {{ int64 $values.options.apiReads | quote }}}
+  - {name: FLOWPLANE_API_WRITES, value: {{ int64 $values.options.apiWrites | quote }}}
+  - {name: FLOWPLANE_REGION_REQUESTS_PER_SECOND, value: {{ int64 $values.region.requestsPerSecond | quote }}}
   - {name: FLOWPLANE_FRONTEND_DIR, value: /srv/flowplane}
   # No engine ever runs in a pod of ours: it would be gone with the pod.
   - {name: FLOWPLANE_HOME, value: /nonexistent}
