@@ -61,7 +61,8 @@ def refusal(place: Place, labels: Iterable[str] = ()) -> str:
     if not place.is_open:
         return "it takes no new clusters"
     if not place.has_room:
-        return f"it is full: {place.placed} of {place.max_clusters} clusters are there"
+        # How many others have is not for a customer to read.
+        return "it is full"
     return ""
 
 

@@ -425,6 +425,9 @@ def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, actio
             raise ReleaseUnavailable(observed.release_detail)
         case RestoreData() if observed.data is Work.FAILED and has_tried:
             raise RestoreFailed(observed.data_detail)
+        case RestoreData() if not _is_trial(subject):
+            # Nobody has asked for it now: it is what a cluster began with, or was given back, long ago.
+            _refuse_what_is_gone(subject, observed)
         case TakeBackup() if observed.backup is Work.FAILED:
             raise BackupFailed(observed.backup_detail)
         case RemoveCluster():
@@ -460,16 +463,21 @@ def _require_readable_data(subject: read.TurnSubject, observed: ObservedCluster)
 
 def _refuse_start(subject: read.TurnSubject, observed: ObservedCluster) -> None:
     row = subject.row
-    if row.was_healthy and not observed.exists:
-        raise DataGone(
-            "All of this cluster is gone from its region, its data too, and it was not Flowplane that removed it. No "
-            "empty engine is started in its place. It goes on by itself when an operator brings its data back; else "
-            "make a new cluster from its last backup and delete this one."
-        )
+    _refuse_what_is_gone(subject, observed)
     if row.trial_ends_at is not None and row.start_attempts >= TRIAL_STARTS:
         raise _trial_failed(subject, observed, observed.last_exit or "The engine ended soon after it was started.")
     if row.start_after is not None and row.start_after > subject.now:
         raise _keeps_ending(row.start_attempts, observed, wait=row.start_after - subject.now)
+
+
+def _refuse_what_is_gone(subject: read.TurnSubject, observed: ObservedCluster) -> None:
+    """Make nothing in the place of a cluster that ran once: neither empty, nor as it was at its last restore."""
+    if subject.row.was_healthy and not (observed.exists and observed.brokers):
+        raise DataGone(
+            "All of this cluster is gone from its region, its data too. No empty engine is started in its place. It "
+            "goes on when an operator brings its data back; else make a new cluster from its last backup and delete "
+            "this one."
+        )
 
 
 def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) -> None:

@@ -102,6 +102,7 @@ def keep_registers() -> None:
     The first thing that a clock and a worker do: on a database that was restored from an older copy nothing else may
     happen before.
     """
+    compared = set()
     for region, answer in ask_all(read.regions(), lambda backend: backend.read_register()):
         if isinstance(answer, Exception):
             _note_silence(region, answer)
@@ -110,8 +111,11 @@ def keep_registers() -> None:
         with _rim(region, "could not compare the register of region %s"):
             if installation.compare(answer):
                 logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
+            compared.add(region.slug)
     register = installation.register()
-    for region, refusal in ask_all(_touchable(), lambda backend: backend.write_register(register)):
+    # What was not compared may be all that is left to tell that this database is an older copy.
+    written = [region for region in _touchable() if region.slug in compared]
+    for region, refusal in ask_all(written, lambda backend: backend.write_register(register)):
         _complain(region, refusal, "could not write the register of region %s: %s")
 
 
@@ -194,12 +198,14 @@ def publish_keys() -> None:
     One region's failure is logged and does not keep the others waiting.
     """
     jwks = tokens.public_jwks()
-    for region, answer in ask_all(_touchable(), lambda backend: backend.publish_keys(jwks)):
+    # Also where the register cannot be read: an engine without the keys refuses every new token.
+    asked = [region for region in read.regions() if region.maintenance_since is None]
+    for region, answer in ask_all(asked, lambda backend: backend.publish_keys(jwks)):
         _complain(region, answer, "could not publish token keys to region %s: %s")
 
 
 def _answering() -> list[Region]:
-    """Regions worth asking: of one that is silent, the register is asked for again and again, and nothing else."""
+    """Regions worth asking: of one that is silent, only the register is asked for again and again."""
     return [region for region in read.regions() if region.silent_since is None]
 
 
@@ -213,7 +219,7 @@ def ask_all(
 ) -> list[tuple[Region, Answer | Exception]]:
     """Ask several regions at once, so that a silent one keeps nobody waiting; who is late counts as silent.
 
-    A late one's thread goes on until its own timeout, and the region is not asked again before.
+    A late one's thread goes on until its own timeout, and the region is not asked the same again before.
     """
     calls = {region.slug: _Call(region, question) for region in asked}
     end = time.monotonic() + seconds
@@ -223,14 +229,16 @@ def ask_all(
 class _Call(Generic[Answer]):
     """One question to one region, in a thread of its own that never keeps the process from ending."""
 
-    _open: ClassVar[set[str]] = set()
+    _open: ClassVar[set[tuple[str, str]]] = set()
 
     def __init__(self, region: Region, question: Callable[[ClusterBackend], Answer]) -> None:
         self._region, self._question = region, question
         self._answer: Answer | Exception = RegionUnreachable("The region does not answer.")
         self._thread = threading.Thread(target=self._ask, name=f"ask-{region.slug}", daemon=True)
-        if region.slug not in self._open:
-            self._open.add(region.slug)
+        # What takes long to answer one question may answer another.
+        self._key = region.slug, question.__qualname__
+        if self._key not in self._open:
+            self._open.add(self._key)
             self._thread.start()
 
     def _ask(self) -> None:
@@ -239,7 +247,7 @@ class _Call(Generic[Answer]):
         except Exception as error:  # noqa: BLE001 - the region's rim: it is the answer
             self._answer = error
         finally:
-            self._open.discard(self._region.slug)
+            self._open.discard(self._key)
 
     def result(self, seconds: float) -> Answer | Exception:
         if self._thread.ident is not None:

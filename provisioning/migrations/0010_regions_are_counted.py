@@ -7,7 +7,7 @@ from django.db import migrations
 
 # By statement where many rows come or go at once. A tombstone is one row at a time, and no turn but the last writes it.
 COUNTING = """
-CREATE FUNCTION provisioning_count_added() RETURNS trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION provisioning_count_added() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
     UPDATE provisioning_region AS region SET placed = placed + added.clusters
@@ -16,7 +16,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION provisioning_count_removed() RETURNS trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION provisioning_count_removed() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
     UPDATE provisioning_region AS region SET placed = greatest(placed - removed.clusters, 0)
@@ -25,7 +25,7 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE FUNCTION provisioning_count_closed() RETURNS trigger LANGUAGE plpgsql
+CREATE OR REPLACE FUNCTION provisioning_count_closed() RETURNS trigger LANGUAGE plpgsql
 SECURITY DEFINER SET search_path = pg_catalog, public AS $$
 BEGIN
     UPDATE provisioning_region
@@ -34,13 +34,13 @@ BEGIN
     RETURN NULL;
 END $$;
 
-CREATE TRIGGER cluster_added AFTER INSERT ON provisioning_cluster
+CREATE OR REPLACE TRIGGER cluster_added AFTER INSERT ON provisioning_cluster
 REFERENCING NEW TABLE AS fresh FOR EACH STATEMENT EXECUTE FUNCTION provisioning_count_added();
 
-CREATE TRIGGER cluster_removed AFTER DELETE ON provisioning_cluster
+CREATE OR REPLACE TRIGGER cluster_removed AFTER DELETE ON provisioning_cluster
 REFERENCING OLD TABLE AS stale FOR EACH STATEMENT EXECUTE FUNCTION provisioning_count_removed();
 
-CREATE TRIGGER cluster_closed AFTER UPDATE OF deleted_at ON provisioning_cluster FOR EACH ROW
+CREATE OR REPLACE TRIGGER cluster_closed AFTER UPDATE OF deleted_at ON provisioning_cluster FOR EACH ROW
 WHEN ((OLD.deleted_at IS NULL) IS DISTINCT FROM (NEW.deleted_at IS NULL))
 EXECUTE FUNCTION provisioning_count_closed();
 """

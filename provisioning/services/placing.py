@@ -85,8 +85,9 @@ def require_room(region_id: str) -> None:
     region = Region.objects.select_for_update(no_key=True).get(pk=region_id)
     if not region.place.has_room:
         raise NoPlace(
-            f"The region “{region_id}” is full: {region.placed} of {region.max_clusters} clusters are there.",
+            f"The region “{region_id}” is full.",
             field="region",
+            internal=f"{region.placed} of {region.max_clusters}",
         )
 
 

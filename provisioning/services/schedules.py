@@ -13,7 +13,7 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from common.errors import ControlPlaneError
-from provisioning.errors import ChangeUnderWay
+from provisioning.errors import ChangeUnderWay, NoPlace
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import drills
 from provisioning.services.wishes import back_up_cluster
@@ -94,7 +94,7 @@ def _start_drill(row: dict[str, Any]) -> bool:
             drills.drill_backup(actor=_clock(row), backup_id=newest.pk)
     except ControlPlaneError as error:
         logger.warning("a scheduled drill was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
-        if isinstance(error, ChangeUnderWay):
+        if isinstance(error, ChangeUnderWay | NoPlace):
             Cluster.objects.filter(pk=row["pk"]).update(drill_due_at=Now() + DRILL_PATIENCE)
         return False
     return True

@@ -38,8 +38,8 @@ PLACES = st.lists(
         ({}, "", ""),
         ({"is_open": False}, "takes no new clusters", "takes no new clusters"),
         ({"draining_since": NOON, "is_open": False}, "emptied since 2026-11-28 12:00 UTC", "emptied since"),
-        ({"placed": 4, "max_clusters": 4}, "full: 4 of 4", "full: 4 of 4"),
-        ({"placed": 5, "max_clusters": 4}, "full: 5 of 4", "full: 5 of 4"),
+        ({"placed": 4, "max_clusters": 4}, "it is full", "it is full"),
+        ({"placed": 5, "max_clusters": 4}, "it is full", "it is full"),
         ({"labels": frozenset()}, "not country=de", "not country=de"),
         ({"maintenance_since": NOON}, "", "in maintenance since 2026-11-28 12:00 UTC"),
         ({"silent_since": NOON}, "", "not answered since 2026-11-28 12:00 UTC"),
@@ -67,9 +67,7 @@ def test_the_least_filled_in_proportion_comes_first_and_the_name_decides_between
 
 def test_when_none_fits_the_sentence_says_which_rule_excludes_which() -> None:
     places = [Place("b", is_open=False), Place("a", GERMANY, placed=2, max_clusters=2)]
-    assert why_none(places, GERMANY) == (
-        "No region can take this cluster. a: it is full: 2 of 2 clusters are there; b: it is not country=de."
-    )
+    assert why_none(places, GERMANY) == ("No region can take this cluster. a: it is full; b: it is not country=de.")
     assert why_none([]) == "There is no region yet."
 
 

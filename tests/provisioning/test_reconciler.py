@@ -334,6 +334,18 @@ def test_no_empty_engine_takes_the_place_of_one_that_is_gone_with_its_data(
     assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
 
 
+def test_what_a_cluster_was_given_back_long_ago_does_not_take_the_place_of_what_is_gone(
+    healthy: Cluster, region: PretendRegion
+) -> None:
+    Cluster.objects.filter(pk=healthy.pk).update(data_epoch=1)
+    del region.clusters[healthy.pk]
+    acts = len(region.calls)
+    turn_until_rest(healthy)
+    healthy.refresh_from_db()
+    assert len(region.calls) == acts
+    assert "All of this cluster is gone" in str(healthy.conditions)
+
+
 def test_a_dead_engine_comes_back_by_itself_when_its_cause_is_mended(
     alice: Person, healthy: Cluster, region: PretendRegion
 ) -> None:

@@ -6,6 +6,7 @@ import json
 import logging
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from uuid import UUID
@@ -14,6 +15,7 @@ from common.errors import Temporary
 from provisioning.backends.base import Find
 from provisioning.backends.engine.store import Store
 from provisioning.backends.kubernetes.api import Api
+from provisioning.backends.kubernetes.errors import Missing
 from provisioning.backends.kubernetes.fence import require_ours
 from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import CARD, EPOCH, OURS, cluster_of, namespace_of
@@ -63,9 +65,11 @@ def list_belongings(api: Api, kinds: Iterable[Kind], cluster_id: UUID) -> Iterat
     for kind in (CLAIM, POD, JOB, *kinds):
         # A volume's own name is what a storage's owner asks for.
         is_volume = kind is CLAIM
-        for one in api.find(kind, name, is_metadata_only=not is_volume).items:
-            volume = str((one.get("spec") or {}).get("volumeName") or "") if is_volume else ""
-            yield f"{kind.name} {name_in(one)}" + (f", volume {volume}" if volume else "")
+        # Of a kind that the region does not know (any more) there is nothing.
+        with suppress(Missing):
+            for one in api.find(kind, name, is_metadata_only=not is_volume).items:
+                volume = str((one.get("spec") or {}).get("volumeName") or "") if is_volume else ""
+                yield f"{kind.name} {name_in(one)}" + (f", volume {volume}" if volume else "")
 
 
 def _add(found: defaultdict[UUID, _Parts], kind: Kind, words: str, one: Object) -> None:
