@@ -12,7 +12,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development setup-bench check test screenshots bench
-.PHONY: test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
+.PHONY: test-here test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
 .PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s \
 	chaos chaos-k8s static-stability format lock
 
@@ -52,10 +52,14 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 	$(EMBEDDED) detached -- $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --quiet tests/architecture/test_migrations.py
 
+# Both halves wait more than they work, so they run side by side, and what they print is mixed.
 test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
+	@$(if $(ARGS),exec $(MAKE) test-here,if [ "$$(id -u)" = 0 ]; then \
+		exec $(MAKE) --jobs=2 --keep-going test-here test-kubernetes; \
+		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; exec $(MAKE) test-here; fi)
+
+test-here: setup-development
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes and not owed" $(ARGS)
-	@$(if $(ARGS),,if [ "$$(id -u)" = 0 ]; then exec $(MAKE) test-kubernetes; \
-		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; fi)
 
 # With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (15 minutes, 10 more the first time)
