@@ -32,7 +32,7 @@ from provisioning.errors import (
     UpgradeFailed,
     WorkerKeepsDying,
 )
-from provisioning.models import Cluster
+from provisioning.models import Cluster, Region
 from provisioning.placement import minute
 from provisioning.planner import (
     Action,
@@ -76,7 +76,6 @@ UNWATCHED_SECONDS = 20.0
 # watch, which tells of every change and of everything when it starts, and without one.
 RESYNC_REQUESTS_PER_SECOND = 1.0
 UNWATCHED_REQUESTS_PER_SECOND = 10.0
-COUNT_EVERY_SECONDS = 60.0
 
 MAX_BACKOFF_SECONDS = 300.0
 
@@ -339,7 +338,7 @@ def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcom
     """All is as it is wished."""
     if subject.is_half_way:
         return TurnOutcome(observed, None, executed=True, due_in_seconds=0.0)
-    seconds = _rest_seconds(subject.row.region_id, observed)
+    seconds = _rest_seconds(subject.row.region, observed)
     seconds *= random.uniform(0.8, 1.2)  # noqa: S311 - spreads load, hides nothing
     if not subject.is_in_undo_window:
         return TurnOutcome(observed, None, due_in_seconds=seconds)
@@ -348,17 +347,16 @@ def _resting(subject: read.TurnSubject, observed: ObservedCluster) -> TurnOutcom
     return TurnOutcome(
         observed,
         None,
-        waits_for=f"The undo window closes at {until:%Y-%m-%d %H:%M} UTC; until then the cluster can be restored.",
+        waits_for=f"The undo window closes at {minute(until)}; until then the cluster can be restored.",
         due_in_seconds=min(seconds, (until - subject.now).total_seconds()),
     )
 
 
-def _rest_seconds(region_slug: str, observed: ObservedCluster) -> float:
+def _rest_seconds(region: Region, observed: ObservedCluster) -> float:
     """For how long a cluster at rest is not looked at unless something wakes it."""
     if not observed.look_requests:
         return UNWATCHED_SECONDS if observed.running and not observed.age_seconds else RESYNC_SECONDS
-    is_watched = wakeups.is_watched(region_slug)
-    return resync_seconds(_census.count(region_slug), observed, is_watched=is_watched)
+    return resync_seconds(region.placed, observed, is_watched=wakeups.is_watched(region.slug))
 
 
 def resync_seconds(clusters: int, observed: ObservedCluster, *, is_watched: bool) -> float:
@@ -366,25 +364,6 @@ def resync_seconds(clusters: int, observed: ObservedCluster, *, is_watched: bool
     per_second = RESYNC_REQUESTS_PER_SECOND if is_watched else UNWATCHED_REQUESTS_PER_SECOND
     at_least = RESYNC_SECONDS if is_watched or not observed.running else UNWATCHED_SECONDS
     return max(at_least, clusters * observed.look_requests / per_second)
-
-
-class _Census:
-    """How many clusters a region has, as of a minute ago at most: the number changes slowly, and turns are many."""
-
-    def __init__(self) -> None:
-        self._counted: dict[str, tuple[float, int]] = {}
-
-    def count(self, region_slug: str) -> int:
-        """One query a minute."""
-        now = time.monotonic()
-        at, clusters = self._counted.get(region_slug, (-COUNT_EVERY_SECONDS, 0))
-        if now - at >= COUNT_EVERY_SECONDS:
-            clusters = read.clusters_in(region_slug)
-            self._counted[region_slug] = now, clusters
-        return clusters
-
-
-_census = _Census()
 
 
 def _stalled(

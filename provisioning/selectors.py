@@ -394,11 +394,6 @@ def regions() -> list[Region]:
     return list(Region.objects.order_by("slug"))
 
 
-def clusters_in(region_slug: str) -> int:
-    """How many clusters a region has, those on their way out with them. One query."""
-    return Cluster.objects.filter(region_id=region_slug, deleted_at=None).count()
-
-
 def lifecycle_at(row: Cluster, now: datetime) -> Lifecycle:
     """The wish as of now: a cluster inside its undo window is wished to rest."""
     lifecycle = Lifecycle(row.lifecycle)

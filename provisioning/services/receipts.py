@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from provisioning import selectors as read
 from provisioning.models import Backup, Operation, OperationStep
+from provisioning.placement import minute
 from provisioning.states import BackupState, StepKind
 
 
@@ -19,7 +20,7 @@ def note_receipt(subject: read.TurnSubject, belongings: Sequence[str]) -> None:
         return
     steps = OperationStep.objects.filter(operation=operation_id, kind=StepKind.UNDO_WINDOW)
     stored = Backup.objects.filter(cluster=row, state__in=(BackupState.COMPLETED, BackupState.FAILED))
-    backups = [f"Backup {one.number} of {one.created_at:%Y-%m-%d %H:%M} UTC" for one in stored.order_by("number")]
+    backups = [f"Backup {one.number} of {minute(one.created_at)}" for one in stored.order_by("number")]
     is_kept = row.drill_of_id is not None or steps.exists()
     receipt = {"removed": [*belongings, *([] if is_kept else backups)], "kept": backups if is_kept else []}
     Operation.objects.filter(pk=operation_id, receipt__isnull=True).update(receipt=receipt)
