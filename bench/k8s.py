@@ -26,6 +26,7 @@ from embedded.processes import end_session, interruptible, passed_on, uninterrup
 from embedded.setup import CHECKOUT
 from embedded.testbench import Testbench
 from testbed.bed import Bed, ourselves
+from testbed.simulated import SCHEDULING
 from tests.kubernetes import Kubernetes
 
 FIGURES = ("one", "burst", "fleet", "fair")
@@ -36,10 +37,7 @@ NODES = 5
 # What a region would say of itself; simulated pods go only where they ask to.
 VALUES = {
     "image": {"pullPolicy": "IfNotPresent"},
-    "scheduling": {
-        "nodeSelector": {"type": "simulated"},
-        "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
-    },
+    "scheduling": SCHEDULING,
     "networkPolicy": {
         "clientsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flowplane-edge"}}}]
     },

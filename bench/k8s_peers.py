@@ -13,8 +13,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID, uuid4
 
+from bench.child import Child
 from bench.k8s_bare import TEMPLATE_ID
-from bench.k8s_place import BARE, HELM, KOPF, Audit, Child, cpu_seconds, peak_mb
+from bench.k8s_place import BARE, HELM, KOPF, Audit, cpu_seconds, peak_mb
 from embedded.setup import CHECKOUT
 from provisioning.backends.engine.tls import KeyPair, load_authority, provide_certificate
 from provisioning.backends.kubernetes.api import Api

@@ -8,11 +8,8 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import signal
-import subprocess
 import time
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -154,40 +151,6 @@ def _seconds(time_of_day: str) -> float:
 
 
 # --- Processes ---
-
-
-class Child:
-    """A process of a side's, with all that it starts."""
-
-    def __init__(self, argv: Sequence[str], log: Path, env: Mapping[str, str] | None = None) -> None:
-        with log.open("ab") as output:
-            self._child = subprocess.Popen(
-                argv, cwd=CHECKOUT, env=env, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT
-            )
-
-    @property
-    def pid(self) -> int:
-        return self._child.pid
-
-    def end(self) -> None:
-        """Stop it, by force when it does not go."""
-        with contextlib.suppress(ProcessLookupError):
-            self._child.send_signal(signal.SIGCONT)
-            self._child.terminate()
-        try:
-            self._child.wait(20)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Have it stand still for the length of the block."""
-        self._child.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._child.send_signal(signal.SIGCONT)
 
 
 def cpu_seconds(pids: Iterable[int]) -> float:

@@ -17,8 +17,9 @@ from django.conf import settings
 from django.db import connection, transaction
 from redis import Redis
 
+from bench.child import Child
 from bench.k8s_peers import Laid
-from bench.k8s_place import OURS, Audit, Child, control_plane, cpu_seconds, family, peak_mb, pss_mb, until
+from bench.k8s_place import OURS, Audit, control_plane, cpu_seconds, family, peak_mb, pss_mb, until
 from billing.models import Plan, Subscription
 from provisioning import services
 from provisioning.backends.kubernetes.api import Api

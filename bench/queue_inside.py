@@ -7,8 +7,6 @@ import asyncio
 import contextlib
 import logging
 import os
-import signal
-import subprocess
 import sys
 import time
 from abc import ABC, abstractmethod
@@ -32,6 +30,7 @@ from procrastinate import App, PsycopgConnector, SyncPsycopgConnector  # noqa: E
 from procrastinate.jobs import Status  # noqa: E402
 
 from bench import queue_peers  # noqa: E402
+from bench.child import Child  # noqa: E402
 from bench.pairs import percentile, ratio_of  # noqa: E402
 from bench.queue_region import BACKEND, NAP_SECONDS, SLOW, STILL, TELLING, redis_client, started_key  # noqa: E402
 from bench.telling import machine, middle, tail  # noqa: E402
@@ -63,32 +62,12 @@ FIFO_PROBES = 3
 # --- Workers ---
 
 
-class Worker:
+class Worker(Child):
     """A worker process, and the CPU time that it has used."""
 
     def __init__(self, argv: Sequence[str], log: Path) -> None:
-        with log.open("wb") as output:
-            self._child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=output, stderr=subprocess.STDOUT)
-        self._process = psutil.Process(self._child.pid)
-
-    def end(self) -> None:
-        with contextlib.suppress(ProcessLookupError):
-            self._child.send_signal(signal.SIGCONT)
-            self._child.terminate()
-        try:
-            self._child.wait(20)
-        except subprocess.TimeoutExpired:
-            self._child.kill()
-            self._child.wait()
-
-    @contextmanager
-    def held(self) -> Iterator[None]:
-        """Stand still for the length of the block: what is asked for meanwhile waits."""
-        self._child.send_signal(signal.SIGSTOP)
-        try:
-            yield
-        finally:
-            self._child.send_signal(signal.SIGCONT)
+        super().__init__(argv, log)
+        self._process = psutil.Process(self.pid)
 
     @property
     def cpu_seconds(self) -> float:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 # A pod comes here only when it asks for the label and tolerates the taint: a real one never lands here by chance.
 LABEL = {"type": "simulated"}
 TAINT = "kwok.x-k8s.io/node"
+# Of pods that are to come to such a node.
+SCHEDULING = {"nodeSelector": LABEL, "tolerations": [{"key": TAINT, "operator": "Exists"}]}
 NETWORK = str(ipaddress.ip_interface(SIMULATED_NETWORK).network)
 SIZE = {"cpu": "64", "memory": "512Gi", "pods": "1000"}
 

@@ -13,16 +13,12 @@ from provisioning.backends.kubernetes.kinds import OWNED
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.planner import plan
 from provisioning.spec import DesiredCluster, ObservedCluster
+from testbed.simulated import SCHEDULING
 from tests.kubernetes import Kubernetes, Namespace
 from tests.provisioning.backends.contract import await_sight, is_well
 from tests.provisioning.backends.faults.proxy import Proxy
 from tests.provisioning.backends.kubernetes_stage import KubernetesStage
 
-# Where pods become ready at once and answer as engines that are well (testbed/simulated.py).
-SIMULATED = {
-    "nodeSelector": {"type": "simulated"},
-    "tolerations": [{"key": "kwok.x-k8s.io/node", "operator": "Exists"}],
-}
 KINDS = ",".join((*(kind.plural for kind in OWNED), "persistentvolumeclaims", "pods"))
 # What Kubernetes puts into every namespace, or makes of what is ours.
 ITS_OWN = ("ServiceAccount default", "ConfigMap kube-root-ca.crt")
@@ -105,7 +101,7 @@ class Region:
 
 def simulated(settings: KubernetesSettings) -> KubernetesSettings:
     """The same region with its engines on nodes that are none."""
-    return replace(settings, values={**settings.values, "scheduling": SIMULATED})
+    return replace(settings, values={**settings.values, "scheduling": SCHEDULING})
 
 
 def reached_by(settings: KubernetesSettings, kubeconfig: Path) -> KubernetesSettings:

@@ -16,13 +16,12 @@ from provisioning.backends.kubernetes.charts import Charts, Wish
 from provisioning.backends.kubernetes.kinds import INGRESS, OWNED
 from provisioning.planner import StartEngine, plan
 from provisioning.spec import DesiredCluster, Gateway, ObservedCluster
+from testbed.simulated import SCHEDULING
 from tests.kubernetes import Kubernetes, Namespace
 from tests.provisioning.backends.contract import await_sight, is_well, start
-from tests.provisioning.backends.faults.stage import SIMULATED
 from tests.provisioning.backends.kubernetes_stage import KubernetesStage, make_settings
 
 pytestmark = [pytest.mark.kubernetes]
-# Where pods become ready at once and answer as engines that are well (testbed/simulated.py).
 NOTE = "somebody.example/note"
 OUR_LABELS = ("app.kubernetes.io/managed-by", "flowplane.dev/cluster")
 
@@ -31,7 +30,7 @@ OUR_LABELS = ("app.kubernetes.io/managed-by", "flowplane.dev/cluster")
 def stage(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> KubernetesStage:
     """A region whose clusters have objects of every kind that this Kubernetes knows."""
     settings = make_settings(kubernetes, tmp_path_factory.mktemp("by-hand"), None)
-    values = {**settings.values, "scheduling": SIMULATED, "edge": {"kind": "ingress"}}
+    values = {**settings.values, "scheduling": SCHEDULING, "edge": {"kind": "ingress"}}
     return KubernetesStage(replace(settings, values=values), kubernetes)
 
 
