@@ -20,8 +20,11 @@ from django.db import connection
 from django.db.models import F
 from django.db.models.functions import Now
 
-from provisioning import executor, reconciler, services
-from provisioning.models import Cluster
+from provisioning import executor, planner, reconciler, services
+from provisioning.models import Cluster, Operation
+from provisioning.services import TurnOutcome
+from provisioning.states import OPEN_STATES
+from tests.provisioning.dying import is_killed_in
 from tests.provisioning.shared_region import SharedRegion
 
 
@@ -74,26 +77,7 @@ def let_come(cluster_id: UUID) -> None:
 
 def die_in_turn(cluster_id: UUID, point: Point) -> None:
     """Take the cluster's next turn in a process that is killed at this point."""
-    let_come(cluster_id)
-    connection.close()
-    child = os.fork()
-    if child == 0:
-        _die(cluster_id, point)
-    _, status = os.waitpid(child, 0)
-    act_as_system()
-    assert os.WIFSIGNALED(status), "the worker came to its end"
-    assert os.WTERMSIG(status) == signal.SIGKILL
-
-
-def _die(cluster_id: UUID, point: Point) -> None:
-    """Never returns: not as a copy of the test run either."""
-    try:
-        act_as_system()
-        with _deadly(point):
-            reconciler.turn(cluster_id)
-    finally:
-        # Reached when the point was not on the way, or something broke: the parent sees that nobody was killed.
-        os._exit(1)
+    assert turn_or_die(cluster_id, point), "the worker came to its end"
 
 
 @contextmanager
@@ -123,32 +107,26 @@ def act_as_system() -> None:
         cursor.execute("SET ROLE flowplane_system")
 
 
-def turn_or_die(cluster_id: UUID, point: Point, action: type) -> bool:
+def turn_or_die(cluster_id: UUID, point: Point, action: type = object) -> bool:
     """Take the next turn in a process that is killed at this point of it if the turn is for such an action.
 
     For regions whose own pace decides how many turns there are. Returns whether it was killed.
     """
-    let_come(cluster_id)
-    connection.close()
-    child = os.fork()
-    if child == 0:
-        _die_for(cluster_id, point, action)
-    _, status = os.waitpid(child, 0)
-    act_as_system()
-    if os.WIFEXITED(status):
-        assert os.WEXITSTATUS(status) == 0, "something broke in the worker"
-        return False
-    assert os.WTERMSIG(status) == signal.SIGKILL
-    return True
 
-
-def _die_for(cluster_id: UUID, point: Point, action: type) -> None:
-    """Never returns."""
-    status = 1
-    try:
+    def take() -> None:
         act_as_system()
         with _deadly(point, action):
             reconciler.turn(cluster_id)
-        status = 0
+
+    let_come(cluster_id)
+    connection.close()
+    try:
+        return is_killed_in(take)
     finally:
-        os._exit(status)
+        act_as_system()
+
+
+def is_over(outcome: TurnOutcome, cluster: Cluster) -> bool:
+    """Whether nothing is left to do."""
+    is_busy = Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists()
+    return isinstance(outcome.action, planner.CloseCluster) or (outcome.action is None and not is_busy)

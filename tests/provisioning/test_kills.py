@@ -24,11 +24,11 @@ from provisioning.backends.base import ClusterBackend
 from provisioning.models import Backup, Cluster, Leftover, Operation, Region
 from provisioning.planner import Wait
 from provisioning.services import TurnOutcome
-from provisioning.states import OPEN_STATES, OperationState
+from provisioning.states import OperationState
 from tenants.models import AuditEvent
 from tests.factories import Person, make_person
 from tests.provisioning.conftest import ask
-from tests.provisioning.kills import Point, act_as_system, die_in_turn, facts_of, take_turn
+from tests.provisioning.kills import Point, act_as_system, die_in_turn, facts_of, is_over, take_turn
 from tests.provisioning.shared_region import SharedRegion
 
 MOST_TURNS = 60
@@ -74,12 +74,6 @@ class Scenario:
 
     name: str
     wish: Callable[[Stage], Operation]
-
-
-def is_over(outcome: TurnOutcome, cluster: Cluster) -> bool:
-    """Whether nothing is left to do."""
-    is_busy = Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists()
-    return isinstance(outcome.action, planner.CloseCluster) or (outcome.action is None and not is_busy)
 
 
 def from_healthy(service: Callable[..., Operation], size: str = "small", **wish: Any) -> Callable[[Stage], Operation]:

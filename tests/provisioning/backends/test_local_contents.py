@@ -19,6 +19,7 @@ from provisioning.backends.local import contents
 from provisioning.backends.local.contents import let_go, put_in_place, read_contents, write_contents
 from provisioning.backends.local.layout import BrokerFolder
 from provisioning.spec import BackupRef, DesiredData
+from tests.provisioning.dying import is_killed_in
 
 BACKUP = BackupRef(UUID(int=1), 7)
 OWN, RESTORED = DesiredData(), DesiredData(1, BACKUP)
@@ -220,19 +221,14 @@ def put_again(broker: BrokerFolder, placement: Placement) -> Contents:
 
 def killed_at(step: int, work: Callable[[], object]) -> bool:
     """Do the work in a process that kills itself at this step, removals half done; False when it got through."""
-    child = os.fork()
-    if child == 0:
-        left, failed = [step], 1
-        try:
-            for name in STEPS:
-                patch.object(contents, name, dying(getattr(contents, name), left)).start()
-            work()
-            failed = 0
-        finally:
-            os._exit(failed)  # or this process would go on as a second run of the tests
-    _, status = os.waitpid(child, 0)
-    assert status in {0, signal.SIGKILL}
-    return status == signal.SIGKILL
+
+    def do() -> None:
+        left = [step]
+        for name in STEPS:
+            patch.object(contents, name, dying(getattr(contents, name), left)).start()
+        work()
+
+    return is_killed_in(do)
 
 
 def dying(step: Callable[..., None], left: list[int]) -> Callable[..., None]:

@@ -31,6 +31,7 @@ from provisioning.spec import STOP_GRACE_SECONDS, BackupRef, DesiredCluster, Wor
 from tests.provisioning.backends.conftest import TRIO
 from tests.provisioning.backends.contract import await_sight
 from tests.provisioning.backends.test_local_brokers import Standins, standins, wait_until
+from tests.provisioning.dying import is_killed_in
 
 __all__ = ["standins"]
 
@@ -48,20 +49,15 @@ STEPS: tuple[tuple[Any, str], ...] = (
 
 def killed_at(moment: int, work: Callable[[], object]) -> bool:
     """Do the work in a process that kills itself at this moment; False when it got through."""
-    child = os.fork()
-    if child == 0:
-        left, failed = [moment], 1
-        try:
-            with ExitStack() as patches:
-                for owner, name in STEPS:
-                    patches.enter_context(patch.object(owner, name, dying(getattr(owner, name), left)))
-                work()
-            failed = 0
-        finally:
-            os._exit(failed)  # or this process would go on as a second run of the tests
-    _, status = os.waitpid(child, 0)
-    assert status in {0, signal.SIGKILL}
-    return status == signal.SIGKILL
+
+    def do() -> None:
+        left = [moment]
+        with ExitStack() as patches:
+            for owner, name in STEPS:
+                patches.enter_context(patch.object(owner, name, dying(getattr(owner, name), left)))
+            work()
+
+    return is_killed_in(do)
 
 
 def dying(step: Callable[..., Any], left: list[int]) -> Callable[..., Any]:

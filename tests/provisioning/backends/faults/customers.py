@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 from uuid import UUID
 
-from provisioning import executor, planner, reconciler, services
+from provisioning import executor, reconciler, services
 from provisioning import selectors as read
 from provisioning.backends.base import ClusterBackend
 from provisioning.backends.kubernetes.backend import KubernetesBackend
@@ -18,11 +18,10 @@ from provisioning.models import Cluster, Operation
 from provisioning.models import Region as RegionRow
 from provisioning.services import TurnOutcome
 from provisioning.spec import DesiredCluster
-from provisioning.states import OPEN_STATES
 from tests.factories import Person, make_person
 from tests.provisioning.backends.faults.stage import Region
 from tests.provisioning.conftest import ask
-from tests.provisioning.kills import take_turn
+from tests.provisioning.kills import is_over, take_turn
 
 SLUG = "faults"
 MOST_SECONDS = 120.0
@@ -34,12 +33,6 @@ def serve_with(slug: str, settings: KubernetesSettings) -> None:
     """Have turns for this region reach it so; as a process that has just begun."""
     executor.BACKENDS[slug] = lambda _slug: cast(ClusterBackend, KubernetesBackend(settings))
     executor.backend_of.cache_clear()
-
-
-def is_over(outcome: TurnOutcome, cluster: Cluster) -> bool:
-    """Whether nothing is left to do."""
-    is_busy = Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists()
-    return isinstance(outcome.action, planner.CloseCluster) or (outcome.action is None and not is_busy)
 
 
 @dataclass

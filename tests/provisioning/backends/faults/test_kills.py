@@ -25,12 +25,11 @@ from tests.provisioning.backends.faults.customers import (
     Customer,
     Customers,
     desired_of,
-    is_over,
     serve_with,
     turns,
 )
 from tests.provisioning.backends.faults.stage import Region
-from tests.provisioning.kills import Point, turn_or_die
+from tests.provisioning.kills import Point, is_over, turn_or_die
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.chaos, pytest.mark.timeout(1200)]
 
