@@ -17,6 +17,7 @@ import requests
 
 from embedded.database import superuser_address
 from embedded.doors import wait_for
+from provisioning.backends.local.process import find_all_holders
 from tests.e2e.stack import Customer, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -141,12 +142,18 @@ def _refused(answer: requests.Response) -> requests.Response | None:
 
 
 @contextlib.contextmanager
-def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[int]:
-    """Stop the worker's process while it holds the cluster's lease, outside any transaction; yields the lease's epoch.
+def worker_frozen_in_its_turn(stack: Stack, cluster_id: str, *, in_a_call: bool) -> Iterator[int]:
+    """Stop the worker's process while it holds the cluster's lease, outside any transaction; yields its number.
 
-    It cannot be told when to stop, so it is stopped until it was so.
+    It cannot be told when to stop, so it is stopped again and again until it was so.
+
+    Args:
+        stack: the product.
+        cluster_id: whose lease it holds.
+        in_a_call: whether it also holds the engine itself, as it does while it acts on it.
     """
     worker = stack.supervisor.pid_of("worker")
+    (fence,) = stack.home.region.rglob(f"{cluster_id}.fence")
     with superuser(stack) as admin:
 
         def epoch_of_lease() -> int | None:
@@ -161,21 +168,22 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[int]:
             ).fetchone() or (0,)
             return bool(sessions)
 
-        def caught() -> int | None:
+        def caught() -> bool | None:
             before = epoch_of_lease()
             if before is None:
                 return None
             os.kill(worker, signal.SIGSTOP)
-            if epoch_of_lease() == before and not is_writing():
-                return before
+            if epoch_of_lease() == before and not is_writing() and bool(find_all_holders([fence])) == in_a_call:
+                return True
             os.kill(worker, signal.SIGCONT)
             return None
 
-        epoch = _soon(caught)
+        _soon(caught)
     try:
-        yield epoch
+        yield worker
     finally:
-        os.kill(worker, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(worker, signal.SIGCONT)
 
 
 def _soon(look: Callable[[], Found | None]) -> Found:
@@ -191,7 +199,7 @@ def test_a_database_killed_in_the_middle_loses_no_accepted_change(
 ) -> None:
     header, at = api_client(stack, customer), f"/clusters/{cluster['id']}"
     accepted = customer.api("POST", f"{at}/suspend")
-    with worker_frozen_in_its_turn(stack, cluster["id"]):
+    with worker_frozen_in_its_turn(stack, cluster["id"], in_a_call=False):
         os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
         assert_told_to_wait(_soon(lambda: _refused(call(stack, header, "GET", at))), "unavailable")
     wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=60, what="An answer")
@@ -225,7 +233,7 @@ def test_a_worker_that_overslept_its_lease_does_no_harm(
     """Frozen in its turn, past its lease of 20 s, while the clock takes over; then it wakes up and is refused."""
     log = stack.home.logs / "worker.log"
     operation = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
-    with worker_frozen_in_its_turn(stack, cluster["id"]):
+    with worker_frozen_in_its_turn(stack, cluster["id"], in_a_call=False):
         written = log.stat().st_size
         assert customer.finished(operation, seconds=120)["state"] == "succeeded"
         resumed = customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"), seconds=120)
@@ -239,3 +247,24 @@ def test_a_worker_that_overslept_its_lease_does_no_harm(
     wait_for(refused, seconds=60, what="The refusal of the turn that was overtaken")
     assert stack.engines(cluster["id"]) == before
     customer.until(cluster["id"], "healthy")
+
+
+def test_a_worker_frozen_in_a_call_holds_up_that_engine_alone_until_it_dies(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    """It may wake up in the middle of what it does to the engine, so nobody else touches that one meanwhile."""
+    operation = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
+
+    def is_busy() -> bool | None:
+        waits_for = customer.api("GET", f"/operations/{operation['id']}")["waits_for"]
+        return "Another worker is busy with this engine." in waits_for or None
+
+    with worker_frozen_in_its_turn(stack, cluster["id"], in_a_call=True) as worker:
+        wait_for(is_busy, seconds=90, what="The word that another worker is busy")
+        other = customer.create_cluster()
+        assert customer.finished(other["operation"])["state"] == "succeeded"
+        os.kill(worker, signal.SIGKILL)
+        assert customer.finished(operation, seconds=120)["state"] == "succeeded"
+    customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
+    customer.until(cluster["id"], "healthy")
+    customer.finished(customer.api("DELETE", f"/clusters/{other['cluster']['id']}?purge=true"))
