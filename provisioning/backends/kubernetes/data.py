@@ -64,12 +64,15 @@ class Volumes:
         return min(empty, default=self.held.empty_from if wished.epoch else None)
 
     def keep_notes(self, nodes: Iterable[int]) -> None:
-        """Note on each claim what its pod, which is about to go, has found on the volume. One request for each."""
+        """Note on each claim what its pod, which is about to go, has found on the volume. One request for each.
+
+        As of this very pod: while it takes its time to end, its own older word must not count for more than the note.
+        """
         for node in nodes:
             pod, claim = self.held.pods.get(node), self.held.claims.get(node)
             if pod is None or claim is None or pod.contents is None:
                 continue
-            self._note(node, self._contents(node), "")
+            self._note(node, self._contents(node), pod.uid)
 
     def is_to_begin_anew(self, node: int) -> bool:
         """Whether a broker goes back to a release whose data only the others have: a copy from before lacks what it

@@ -493,6 +493,9 @@ class BackendContract:
         with client(stage, new) as engine:
             done = engine.finish_waiting(token, set(range(5)))
         settled = self.let_go(stage, upgraded)
+        # Told again while it stops, as a turn does whose worker was killed: what was let go of stays so.
+        for _ in range(2):
+            stage.backend.stop(upgraded, upgraded.nodes, epoch=stage.next_epoch())
         stop(stage, upgraded)
 
         assert ended.last_exit.endswith(".")

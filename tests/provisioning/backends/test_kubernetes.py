@@ -64,9 +64,6 @@ owed = partial(under, pytest.mark.owed)
 class TestKubernetesBackend(BackendContract):
     """The contract."""
 
-    test_a_release_can_be_gone_back_from_with_the_data_from_before = owed(
-        BackendContract.test_a_release_can_be_gone_back_from_with_the_data_from_before
-    )
     test_several_brokers_have_one_address_and_tell_what_they_wait_for = lengthy(
         BackendContract.test_several_brokers_have_one_address_and_tell_what_they_wait_for
     )
