@@ -47,7 +47,7 @@ VALUES = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Measure each figure in a testbed of its own."""
     given = list(sys.argv[1:] if argv is None else argv)
-    options = _parser().parse_args(given)
+    options = options_parser().parse_args(given)
     interruptible()
     if options.home is not None and Bed(options.home).is_inside():
         return _inside(options, given)
@@ -60,7 +60,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
+def options_parser() -> argparse.ArgumentParser:
+    """Return what reads the options, here and in the process that measures."""
     parser = argparse.ArgumentParser(prog="bench.k8s", description=__doc__)
     parser.add_argument("--figure", nargs="+", choices=FIGURES, default=list(SEEN), help="which ones (one)")
     parser.add_argument("--tenants", type=int, default=300, help="of a burst, and of the largest fleet (300)")

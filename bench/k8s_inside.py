@@ -25,6 +25,7 @@ import psycopg  # noqa: E402 - settings first, for all that follow
 from django.conf import settings  # noqa: E402
 
 from bench import k8s_product  # noqa: E402
+from bench.k8s import options_parser  # noqa: E402
 from bench.k8s_peers import DEFINITION, BareSide, HelmSide, KopfSide, Laid, write_template  # noqa: E402
 from bench.k8s_place import OURS, Asked, Audit, audit_log, control_plane, cpu_seconds, until  # noqa: E402
 from bench.k8s_product import Product, create, delete, new_person  # noqa: E402
@@ -61,14 +62,8 @@ class Place:
 
 def main() -> None:
     """Take the figure that the arguments name."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--figure", choices=sorted(FIGURES))
-    for name in ("--tenants", "--pairs", "--block", "--workers", "--budget"):
-        parser.add_argument(name, type=int)
-    parser.add_argument("--minutes", type=float)
-    parser.add_argument("--home", type=Path)
-    parser.set_defaults(tenants=300, pairs=9, block=30, workers=1, minutes=2.0)
-    options = parser.parse_args()
+    options = options_parser().parse_args()
+    (figure,) = options.figure
     folder, cluster = k8s_product.kubeconfigs(), Kubernetes(k8s_product.testbed_kubeconfig())
     domain = "engines.test"
     k8s_product.make_region(domain)
@@ -79,7 +74,7 @@ def main() -> None:
     product = Product(audit, api, Path(os.environ["BENCH_LOGS"]), options.workers)
     write_template(k8s_product.region_settings(), domain, folder / "template.json")
     with product.running():
-        FIGURES[options.figure](Place(options, product, audit, folder, domain))
+        FIGURES[figure](Place(options, product, audit, folder, domain))
 
 
 def _head(title: str, *about: str) -> None:
