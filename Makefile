@@ -66,7 +66,7 @@ test-kubernetes: setup-development ## The tests on a real Kubernetes of our own,
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
 
-test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (a quarter of an hour)
+test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (half an hour)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" --ignore tests/provisioning/backends/faults $(ARGS)
 

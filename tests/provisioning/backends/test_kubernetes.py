@@ -57,8 +57,6 @@ def under(mark: pytest.MarkDecorator, test: Callable[..., None]) -> Callable[...
 
 # Takes minutes here, and is run by `make test-kubernetes-long`.
 lengthy = partial(under, pytest.mark.chaos)
-# Was not seen to pass here yet (docs/testing.md).
-owed = partial(under, pytest.mark.owed)
 
 
 class TestKubernetesBackend(BackendContract):
@@ -73,14 +71,14 @@ class TestKubernetesBackend(BackendContract):
     test_brokers_are_replaced_one_by_one_while_the_others_serve = lengthy(
         BackendContract.test_brokers_are_replaced_one_by_one_while_the_others_serve
     )
-    test_a_fourth_broker_is_taken_in_and_let_go = owed(BackendContract.test_a_fourth_broker_is_taken_in_and_let_go)
-    test_the_backup_of_several_brokers_is_restored_into_another_cluster = owed(
+    test_a_fourth_broker_is_taken_in_and_let_go = lengthy(BackendContract.test_a_fourth_broker_is_taken_in_and_let_go)
+    test_the_backup_of_several_brokers_is_restored_into_another_cluster = lengthy(
         BackendContract.test_the_backup_of_several_brokers_is_restored_into_another_cluster
     )
-    test_one_broker_goes_to_a_release_and_back_while_the_others_serve = owed(
+    test_one_broker_goes_to_a_release_and_back_while_the_others_serve = lengthy(
         BackendContract.test_one_broker_goes_to_a_release_and_back_while_the_others_serve
     )
-    test_several_brokers_go_to_a_release_one_by_one_and_back_together = owed(
+    test_several_brokers_go_to_a_release_one_by_one_and_back_together = lengthy(
         BackendContract.test_several_brokers_go_to_a_release_one_by_one_and_back_together
     )
 
