@@ -249,7 +249,6 @@ def finish(customer: Customer, cluster: Mapping[str, Any], *numbers: int) -> set
         return engine.finish_waiting(token, set(numbers))
 
 
-@pytest.mark.owed
 def test_a_stock_client_fulfils_orders_through_the_edge(
     kubernetes: Kubernetes, customer: Customer, cluster: dict[str, Any], tmp_path: Path
 ) -> None:
@@ -277,7 +276,6 @@ def test_a_stock_client_fulfils_orders_through_the_edge(
     assert json.loads(done.stdout.splitlines()[-1])["event"] == "summary"
 
 
-@pytest.mark.owed
 def test_what_somebody_opens_is_closed_before_anybody_looks(kubernetes: Kubernetes, cluster: dict[str, Any]) -> None:
     """The watch hears of it: without one the next look would be minutes away."""
     place = home_of(kubernetes, cluster)
@@ -289,7 +287,6 @@ def test_what_somebody_opens_is_closed_before_anybody_looks(kubernetes: Kubernet
     assert eventually(lambda: "members" in place.kubectl("get", "networkpolicy", "-o", "name"), seconds=60)
 
 
-@pytest.mark.owed
 def test_a_cluster_is_resized_backed_up_copied_upgraded_taken_back_and_removed(
     kubernetes: Kubernetes, customer: Customer, cluster: dict[str, Any]
 ) -> None:
