@@ -443,7 +443,7 @@ def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
     has_come_back, is_over = threading.Event(), threading.Event()
     refusals = [Permanent("Give us the rights.")] * 3
 
-    def changes() -> Iterator[UUID]:
+    def changes(_heard: Callable[[], None]) -> Iterator[UUID]:
         if refusals:
             raise refusals.pop()
         has_come_back.set()
