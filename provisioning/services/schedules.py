@@ -8,7 +8,7 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Now
 
@@ -18,6 +18,7 @@ from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import drills
 from provisioning.services.wishes import back_up_cluster
 from provisioning.spec import Lifecycle
+from provisioning.statements import DATABASE_AWAY
 from provisioning.states import OPEN_STATES, BackupReason, BackupState
 from tenants.actor import Actor, PrincipalKind
 from tenants.roles import Permission
@@ -46,7 +47,7 @@ def _alone(start: Callable[[dict[str, Any]], bool], row: dict[str, Any], field: 
     """Begin what is due for one cluster; one that cannot be begun is nobody else's trouble, and waits for an hour."""
     try:
         return start(row)
-    except (OperationalError, InterfaceError):
+    except DATABASE_AWAY:
         raise
     except Exception:  # a cluster's rim: whoever is due behind it must have its turn
         logger.exception("what was due by a schedule was not begun", extra={"cluster_id": row["pk"]})
