@@ -76,7 +76,7 @@ def _require_fitting(region: Region | None, request: ClusterRequest) -> None:
         raise error(f"{why} On offer: {offer or 'none at present'}.", field="region")
 
 
-def require_room(region_id: str) -> None:
+def require_room(region_id: str) -> Region:
     """Hold a region's row until one more cluster is in it. One query; the organization is locked.
 
     Raises:
@@ -89,6 +89,7 @@ def require_room(region_id: str) -> None:
             field="region",
             internal=f"{region.placed} of {region.max_clusters}",
         )
+    return region
 
 
 def _require_labels(request: ClusterRequest) -> None:

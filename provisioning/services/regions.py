@@ -14,6 +14,7 @@ from common.errors import Conflict
 from provisioning import placement
 from provisioning import selectors as read
 from provisioning.models import Backup, Cluster, Region
+from provisioning.services import drills
 from provisioning.spec import Lifecycle
 from provisioning.states import BackupState, Phase
 from tenants import audit
@@ -53,7 +54,10 @@ def begin_maintenance(*, actor: Actor, slug: str, note: str = "") -> Region:
 
 @transaction.atomic
 def end_maintenance(*, actor: Actor, slug: str) -> Region:
-    """What has waited goes on. A trial gets back the time for which it could not get on. Raises `Conflict`."""
+    """What has waited goes on. A trial gets back the time for which it could not get on; a drill is called off.
+
+    Raises `Conflict` when it is not in maintenance.
+    """
     region = _locked(slug)
     if region.maintenance_since is None:
         raise Conflict("This region is not in maintenance.")
@@ -61,6 +65,7 @@ def end_maintenance(*, actor: Actor, slug: str) -> Region:
     there.filter(trial_ends_at__gt=region.maintenance_since).update(
         trial_ends_at=F("trial_ends_at") + ExpressionWrapper(Now() - region.maintenance_since, DurationField())
     )
+    drills.call_off(region)
     Region.objects.filter(pk=slug).update(maintenance_since=None, maintenance_note="")
     _resume(region)
     audit.record(actor, action="operator.region.maintenance_ended", target=region)

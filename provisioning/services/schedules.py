@@ -13,7 +13,7 @@ from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from common.errors import ControlPlaneError
-from provisioning.errors import ChangeUnderWay, NoPlace
+from provisioning.errors import ChangeUnderWay, InMaintenance, NoPlace
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import drills
 from provisioning.services.wishes import back_up_cluster
@@ -95,7 +95,7 @@ def _start_drill(row: dict[str, Any]) -> bool:
             drills.drill_backup(actor=_clock(row), backup_id=newest.pk)
     except ControlPlaneError as error:
         logger.warning("a scheduled drill was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
-        if isinstance(error, ChangeUnderWay | NoPlace):
+        if isinstance(error, ChangeUnderWay | NoPlace | InMaintenance):
             Cluster.objects.filter(pk=row["pk"]).update(drill_due_at=Now() + DRILL_PATIENCE)
         return False
     return True
@@ -117,8 +117,7 @@ def _end_stale(cluster_id: UUID) -> bool:
 
 
 def _stale_copies() -> QuerySet[Cluster]:
-    copies = Cluster.objects.live().filter(drill_of__isnull=False, created_at__lt=Now() - DRILL_PATIENCE)
-    return copies.exclude(lifecycle=Lifecycle.DELETED).filter(region__maintenance_since=None)
+    return drills.under_way().filter(created_at__lt=Now() - DRILL_PATIENCE, region__maintenance_since=None)
 
 
 def _resting(field: str) -> Any:

@@ -21,7 +21,7 @@ from django.test.utils import CaptureQueriesContext
 from common.errors import Conflict, Permanent
 from provisioning import executor, reconciler, selectors, services, sweeper, watcher
 from provisioning.backends.base import ClusterBackend
-from provisioning.errors import InvalidSpec, NoPlace, RegionUnreachable
+from provisioning.errors import InMaintenance, InvalidSpec, NoPlace, RegionUnreachable
 from provisioning.models import Cluster, Operation, Region
 from provisioning.services import regions, schedules
 from provisioning.spec import ReleaseState
@@ -288,6 +288,27 @@ def test_scheduled_backups_wait_for_the_end(team: Person, region: PretendRegion)
     assert schedules.start_due_backups() == 0
     regions.end_maintenance(actor=SYSTEM, slug="pretend")
     assert schedules.start_due_backups() == 1
+
+
+def test_a_drill_that_a_maintenance_meets_is_called_off_and_has_not_failed(team: Person, region: PretendRegion) -> None:
+    cluster = make_healthy(create(team).cluster)
+    Cluster.objects.filter(pk=cluster.pk).update(drill_every_days=7, drill_due_at=Now() + timedelta(days=7))
+    backup = make_backup(cluster)
+    operation = services.drill_backup(actor=team.actor, backup_id=backup.pk)
+    copy = operation.cluster
+    regions.begin_maintenance(actor=SYSTEM, slug="pretend")
+    with pytest.raises(InMaintenance, match=r"is in maintenance, .* Prove the backup afterwards"):
+        services.drill_backup(actor=team.actor, backup_id=backup.pk)
+    Cluster.objects.filter(pk=copy.pk).update(created_at=Now() - timedelta(hours=2))
+    regions.end_maintenance(actor=SYSTEM, slug="pretend")
+    assert schedules.end_stale_drills() == 0
+    backup.refresh_from_db()
+    assert backup.error_message == ""
+    view = selectors.operation(team.actor, operation.pk)
+    assert (view.state, view.error_code) == (OperationState.CANCELLED, "cancelled")
+    work(copy)
+    assert copy.deleted_at is not None
+    assert schedules.start_due_drills() == 1, "a rhythm proves it again at once"
 
 
 @pytest.mark.parametrize(
