@@ -81,19 +81,18 @@ def begin_draining(*, actor: Actor, slug: str) -> Region:
     region = _locked(slug)
     if region.draining_since is not None:
         raise Conflict("This region is being emptied already.")
-    # The previous release knows `is_open` alone.
-    Region.objects.filter(pk=slug).update(draining_since=Now(), is_open=False)
+    Region.objects.filter(pk=slug).update(draining_since=Now())
     audit.record(actor, action="operator.region.draining_begun", target=region)
     return _locked(slug)
 
 
 @transaction.atomic
 def end_draining(*, actor: Actor, slug: str) -> Region:
-    """Let new clusters in again. Raises `Conflict` when it is not being emptied."""
+    """Let new clusters in again, if the region was open before. Raises `Conflict` when it is not being emptied."""
     region = _locked(slug)
     if region.draining_since is None:
         raise Conflict("This region is not being emptied.")
-    Region.objects.filter(pk=slug).update(draining_since=None, is_open=True)
+    Region.objects.filter(pk=slug).update(draining_since=None)
     audit.record(actor, action="operator.region.draining_ended", target=region)
     return _locked(slug)
 

@@ -242,7 +242,7 @@ def test_maintenance_and_draining_are_buttons_and_on_record(site: WebClient, clu
     shown = page(site, "provisioning_region_departures", "pretend")
     assert cluster.name in shown
     assert "How it leaves" in shown
-    assert "Pretend takes new clusters again." in act("end-draining")
+    assert "Pretend is not being emptied any more." in act("end-draining")
     actions = AuditEvent.objects.filter(target_id="pretend", organization=None).values_list("action", flat=True)
     kinds = ("maintenance_begun", "maintenance_ended", "draining_begun", "draining_ended")
     assert set(actions) == {f"operator.region.{kind}" for kind in kinds}

@@ -345,6 +345,12 @@ def test_a_draining_region_takes_nothing_new_and_serves_what_is_there(team: Pers
     assert region.is_running(cluster.pk)
 
 
+def test_a_region_that_was_closed_is_so_after_it_was_emptied(region: PretendRegion) -> None:
+    say(is_open=False)
+    regions.begin_draining(actor=SYSTEM, slug="pretend")
+    assert regions.end_draining(actor=SYSTEM, slug="pretend").state is RegionState.CLOSED
+
+
 def test_each_cluster_has_its_way_out(team: Person, make_region: Make, monkeypatch: pytest.MonkeyPatch) -> None:
     names = ("plain", "backed up", "going", "resting")
     plain, kept, going, resting = (make_healthy(create(team, name=name).cluster) for name in names)
