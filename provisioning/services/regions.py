@@ -61,10 +61,7 @@ def end_maintenance(*, actor: Actor, slug: str) -> Region:
     region = _locked(slug)
     if region.maintenance_since is None:
         raise Conflict("This region is not in maintenance.")
-    there = Cluster.objects.live().filter(region=region)
-    there.filter(trial_ends_at__gt=region.maintenance_since).update(
-        trial_ends_at=F("trial_ends_at") + ExpressionWrapper(Now() - region.maintenance_since, DurationField())
-    )
+    _give_back(region, region.maintenance_since, until=region.silent_since)
     drills.call_off(region)
     Region.objects.filter(pk=slug).update(maintenance_since=None, maintenance_note="")
     _resume(region)
@@ -98,11 +95,33 @@ def end_draining(*, actor: Actor, slug: str) -> Region:
 
 
 def note_answer(region: Region) -> None:
-    """The region has answered. One statement, which writes when there is news, or the last answer was a while ago."""
+    """The region has answered. One statement, which writes when there is news, or the last answer was a while ago.
+
+    After a silence, a trial gets back the time in which nobody saw how it went, and what has waited goes on.
+    """
     if region.silent_since is not None:
-        _resume(region)
-    is_news = Q(silent_since__isnull=False) | Q(answered_at=None) | Q(answered_at__lt=Now() - ANSWERED_EVERY)
-    Region.objects.filter(is_news, pk=region.pk).update(answered_at=Now(), silent_since=None, silence="")
+        _end_silence(region.pk)
+    is_news = Q(answered_at=None) | Q(answered_at__lt=Now() - ANSWERED_EVERY)
+    Region.objects.filter(is_news, pk=region.pk).update(answered_at=Now())
+
+
+@transaction.atomic
+def _end_silence(slug: str) -> None:
+    """Once, of several clocks that hear the region at the same moment."""
+    region = _locked(slug)
+    if region.silent_since is None:
+        return
+    _give_back(region, region.silent_since, until=region.maintenance_since)
+    Region.objects.filter(pk=slug).update(answered_at=Now(), silent_since=None, silence="")
+    _resume(region)
+
+
+def _give_back(region: Region, since: datetime, *, until: datetime | None) -> None:
+    """Give trials the time back from then until now, or until something else began that will give back its own."""
+    lost = ExpressionWrapper((Now() if until is None else Value(until)) - Value(since), DurationField())
+    if until is None or until > since:
+        there = Cluster.objects.live().filter(region=region, trial_ends_at__gt=since)
+        there.update(trial_ends_at=F("trial_ends_at") + lost)
 
 
 def note_silence(slug: str, sentence: str) -> None:

@@ -14,14 +14,13 @@ from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
-from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from common.errors import Conflict, Permanent
 from provisioning import executor, reconciler, selectors, services, sweeper, watcher
 from provisioning.backends.base import ClusterBackend
-from provisioning.errors import InMaintenance, InvalidSpec, NoPlace, RegionUnreachable
+from provisioning.errors import InvalidSpec, NoPlace, RegionUnreachable
 from provisioning.models import Cluster, Operation, Region
 from provisioning.services import regions, schedules
 from provisioning.spec import ReleaseState
@@ -271,16 +270,6 @@ def test_a_stalled_cluster_stays_stalled_and_its_broker_is_not_started(team: Per
     assert stalled == ["True"]
 
 
-def test_a_trial_gets_back_the_time_of_the_maintenance(team: Person, region: PretendRegion) -> None:
-    cluster = create(team).cluster
-    Cluster.objects.filter(pk=cluster.pk).update(is_on_trial=True, trial_ends_at=Now() + timedelta(minutes=1))
-    regions.begin_maintenance(actor=SYSTEM, slug="pretend")
-    say(maintenance_since=F("maintenance_since") - timedelta(hours=1))
-    regions.end_maintenance(actor=SYSTEM, slug="pretend")
-    ends = Cluster.objects.filter(pk=cluster.pk, trial_ends_at__gt=Now() + timedelta(minutes=59))
-    assert ends.exists()
-
-
 def test_scheduled_backups_wait_for_the_end(team: Person, region: PretendRegion) -> None:
     cluster = make_healthy(create(team).cluster)
     services.update_cluster(actor=team.actor, cluster_id=cluster.pk, backup_every_hours=1)
@@ -288,27 +277,6 @@ def test_scheduled_backups_wait_for_the_end(team: Person, region: PretendRegion)
     assert schedules.start_due_backups() == 0
     regions.end_maintenance(actor=SYSTEM, slug="pretend")
     assert schedules.start_due_backups() == 1
-
-
-def test_a_drill_that_a_maintenance_meets_is_called_off_and_has_not_failed(team: Person, region: PretendRegion) -> None:
-    cluster = make_healthy(create(team).cluster)
-    Cluster.objects.filter(pk=cluster.pk).update(drill_every_days=7, drill_due_at=Now() + timedelta(days=7))
-    backup = make_backup(cluster)
-    operation = services.drill_backup(actor=team.actor, backup_id=backup.pk)
-    copy = operation.cluster
-    regions.begin_maintenance(actor=SYSTEM, slug="pretend")
-    with pytest.raises(InMaintenance, match=r"is in maintenance, .* Prove the backup afterwards"):
-        services.drill_backup(actor=team.actor, backup_id=backup.pk)
-    Cluster.objects.filter(pk=copy.pk).update(created_at=Now() - timedelta(hours=2))
-    regions.end_maintenance(actor=SYSTEM, slug="pretend")
-    assert schedules.end_stale_drills() == 0
-    backup.refresh_from_db()
-    assert backup.error_message == ""
-    view = selectors.operation(team.actor, operation.pk)
-    assert (view.state, view.error_code) == (OperationState.CANCELLED, "cancelled")
-    work(copy)
-    assert copy.deleted_at is not None
-    assert schedules.start_due_drills() == 1, "a rhythm proves it again at once"
 
 
 @pytest.mark.parametrize(
