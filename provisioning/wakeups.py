@@ -78,6 +78,12 @@ def note_watch(region_slug: str) -> None:
         _asked(producer, lambda redis: redis.set(WATCHED.format(region_slug), 1, px=WATCHED_MILLISECONDS))
 
 
+def forget_watch(region_slug: str) -> None:
+    """Tell that a region is not heard any more. Without a broker it is forgotten by itself."""
+    with suppress(OperationalError), current_app.producer_or_acquire() as producer:
+        _asked(producer, lambda redis: redis.delete(WATCHED.format(region_slug)))
+
+
 def is_watched(region_slug: str) -> bool:
     """Whether a process hears of a region's changes; False when the broker does not answer."""
     with suppress(OperationalError), current_app.producer_or_acquire() as producer:

@@ -16,6 +16,7 @@ from django.db import close_old_connections
 from common.errors import Permanent
 from provisioning import executor, wakeups
 from provisioning.models import Region
+from provisioning.services import regions
 
 logger = logging.getLogger(__name__)
 
@@ -63,14 +64,19 @@ def watch(regions: list[Region]) -> threading.Event:
     return ended
 
 
-def _telling(region_slug: str) -> Callable[[], None]:
-    """Return what lets the workers know that a region is heard, now and then: they look at what rests more rarely."""
+def _telling(region_slug: str) -> Callable[[bool], None]:
+    """Return what lets the workers know that a region is heard: they look at what rests there more rarely."""
     told_at = -math.inf
 
-    def tell() -> None:
+    def tell(is_heard: bool) -> None:
         nonlocal told_at
-        if time.monotonic() - told_at >= TELL_EVERY_SECONDS:
+        if is_heard and time.monotonic() - told_at >= TELL_EVERY_SECONDS:
             told_at = time.monotonic()
             wakeups.note_watch(region_slug)
+        elif not is_heard and told_at > -math.inf:
+            told_at = -math.inf
+            wakeups.forget_watch(region_slug)
+            close_old_connections()
+            regions.look_sooner(region_slug)
 
     return tell

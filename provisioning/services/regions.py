@@ -24,6 +24,9 @@ from tenants.actor import Actor
 SPREAD_SECONDS = 0.1
 MAX_SPREAD_SECONDS = 300.0
 
+# What rests in a region that no watch hears is looked at so much more often, see `reconciler`.
+UNHEARD_TIMES = 10
+
 # A region's last answer is written this often at most, while it answers.
 ANSWERED_EVERY = timedelta(seconds=30)
 
@@ -128,6 +131,12 @@ def note_silence(slug: str, sentence: str) -> None:
     """The region has not answered, for the reason that the sentence gives. One statement or two."""
     if not Region.objects.filter(pk=slug, silent_since=None).update(silent_since=Now(), silence=sentence[:300]):
         Region.objects.filter(pk=slug).exclude(silence=sentence[:300]).update(silence=sentence[:300])
+
+
+def look_sooner(slug: str) -> None:
+    """No watch hears the region any more: have what rests there be looked at when it would have been without one."""
+    rests = ExpressionWrapper((F("due_at") - Now()) / Value(UNHEARD_TIMES), DurationField())
+    Cluster.objects.live().filter(region=slug, failures=0, due_at__gt=Now()).update(due_at=Now() + rests)
 
 
 def _resume(region: Region) -> None:

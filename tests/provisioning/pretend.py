@@ -250,8 +250,8 @@ class PretendRegion:
             yield Find(cluster_id, card=cluster.card, parts=("an engine",), epoch=self.epochs.get(cluster_id, 0))
         yield from self.strays
 
-    def changes(self, heard: Callable[[], None]) -> Iterator[UUID]:
-        heard()
+    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
+        hears(True)
         yield from list(self.clusters)
 
     def finish(self) -> None:

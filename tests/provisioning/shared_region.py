@@ -104,10 +104,10 @@ class SharedRegion:
         with self.opened() as region:
             return region.observe(desired)
 
-    def changes(self, heard: Callable[[], None]) -> Iterator[UUID]:
+    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
         """Hear of nothing, for ever."""
         while True:
-            heard()
+            hears(True)
             time.sleep(0.2)
             yield from ()
 

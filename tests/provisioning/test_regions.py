@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import pytest
 from django.conf import settings
@@ -18,7 +17,7 @@ from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from common.errors import Conflict, Permanent
-from provisioning import executor, reconciler, selectors, services, sweeper, watcher
+from provisioning import executor, reconciler, selectors, services, sweeper
 from provisioning.backends.base import ClusterBackend
 from provisioning.errors import InvalidSpec, NoPlace, RegionUnreachable
 from provisioning.models import Cluster, Operation, Region
@@ -429,28 +428,6 @@ def test_a_register_of_nonsense_is_no_trouble_of_the_others(make_region: Make) -
     berlin.register = {"beat": "many"}
     sweeper.keep_registers()
     assert executor.backend_of("pretend", "pretend").read_register()["beat"]
-
-
-def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
-    region: PretendRegion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watcher, "REFUSED_AGAIN_SECONDS", 0.01)
-    has_come_back, is_over = threading.Event(), threading.Event()
-    refusals = [Permanent("Give us the rights.")] * 3
-
-    def changes(_heard: Callable[[], None]) -> Iterator[UUID]:
-        if refusals:
-            raise refusals.pop()
-        has_come_back.set()
-        is_over.wait(60)
-        yield from ()
-
-    monkeypatch.setattr(region, "changes", changes)
-    ended = watcher.watch([named()])
-    assert has_come_back.wait(60)
-    assert not ended.is_set()
-    is_over.set()
-    assert ended.wait(60), "a watch that ends for any other reason ends the process"
 
 
 def test_the_command_says_of_each_region_whether_it_can_be_used(

@@ -125,8 +125,8 @@ def _mark(one: Object) -> str:
 class Watch:
     """Follows one region; for one thread."""
 
-    def __init__(self, api: Api, kinds: tuple[Kind, ...], heard: Callable[[], None]) -> None:
-        self._heard = heard
+    def __init__(self, api: Api, kinds: tuple[Kind, ...], hears: Callable[[bool], None]) -> None:
+        self._hears = hears
         self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
         self._is_over = threading.Event()
         self._reflectors = [Reflector(api, kind, self._told) for kind in kinds]
@@ -142,8 +142,7 @@ class Watch:
             threading.Thread(target=reflector.run, args=[self._is_over], name=name, daemon=True).start()
         try:
             while True:
-                if self.is_heard:
-                    self._heard()
+                self._hears(self.is_heard)
                 yield from self._gather()
         finally:
             self._is_over.set()
