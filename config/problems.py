@@ -20,7 +20,7 @@ from django.db import DatabaseError, DataError, InterfaceError, OperationalError
 from django.http import Http404, HttpRequest, HttpResponse, JsonResponse
 from django.template import loader
 from django.utils.cache import add_never_cache_headers
-from psycopg.errors import ReadOnlySqlTransaction
+from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 from rest_framework import exceptions as drf
 from rest_framework.views import set_rollback
 
@@ -99,6 +99,8 @@ def problem_of(error: BaseException) -> Problem | None:
     """What is said about an error; None for one that nobody foresaw."""
     if isinstance(error.__cause__, ReadOnlySqlTransaction):
         return DATABASE_READ_ONLY
+    if isinstance(error.__cause__, IdleInTransactionSessionTimeout):
+        return DATABASE_AWAY
     for kind, translate in _TRANSLATIONS:
         if isinstance(error, kind):
             return translate(error)

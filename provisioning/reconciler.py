@@ -11,7 +11,7 @@ from contextlib import suppress
 from datetime import timedelta
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, connection
+from django.db import connection
 
 from common.errors import Permanent, Temporary
 from provisioning import executor, planner, services, wakeups
@@ -49,7 +49,7 @@ from provisioning.planner import (
 from provisioning.services import TurnOutcome
 from provisioning.silence import Silences
 from provisioning.spec import Lifecycle, ObservedCluster, ReleaseState, Work
-from provisioning.statements import MAX_DEATHS
+from provisioning.statements import DATABASE_AWAY, MAX_DEATHS
 from provisioning.states import Hold, OperationKind, StepKind
 from provisioning.turnstile import Turnstile
 
@@ -111,7 +111,7 @@ def serve(*, seconds: float = SERVE_SECONDS) -> bool:
     Nobody is waited for: a cluster for which something was begun is due again a moment later, and rung for then.
 
     Raises:
-        django.db.OperationalError, django.db.InterfaceError: the database does not answer.
+        one of `DATABASE_AWAY`: the database does not answer.
     """
     end = time.monotonic() + seconds
     while _claim_and(_attend) is not None:
@@ -153,7 +153,7 @@ def _attend(row: Cluster) -> bool:
     """Take a turn of which no error may reach the next cluster's."""
     try:
         has_begun = _take_turn(row)
-    except (OperationalError, InterfaceError):
+    except DATABASE_AWAY:
         _give_back_after_refusal(row)
         raise
     except Exception:  # the loop's rim: a row that cannot be understood is nobody else's trouble, and must not spin
@@ -170,7 +170,7 @@ def _give_back_after_refusal(row: Cluster) -> None:
 
     A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone.
     """
-    with suppress(OperationalError, InterfaceError):
+    with suppress(*DATABASE_AWAY):
         connection.close_if_unusable_or_obsolete()
         seconds = _backoff_seconds(row.failures)
         Cluster.objects.give_back(row, due_in_seconds=seconds, failures=row.failures + 1)
@@ -460,6 +460,8 @@ def _refuse_what_is_gone(subject: read.TurnSubject, observed: ObservedCluster) -
 
 
 def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) -> None:
+    if subject.row.region.silent_since is not None:
+        return  # it answers again, and the time of its silence is yet to be given back
     ends_at = subject.row.trial_ends_at
     if ends_at is not None and ends_at < subject.now and not planner.is_steady(subject.desired, observed):
         raise _trial_failed(subject, observed, f"The engine was not healthy in time. {observed.waits_for}".strip())

@@ -13,9 +13,13 @@ from itertools import islice
 from typing import Any
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, connection
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, OperationalError, connection
 from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
+
+# What a statement raises when the database is away, takes no changes now, or has ended our session, which lay idle in a
+# transaction (`InternalError`). No row is to blame, and the connection may be gone.
+DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
 
 # A turn whose worker died so often in a row is not tried any more before a person has looked.
 MAX_DEATHS = 3

@@ -14,8 +14,6 @@ from datetime import timedelta
 from typing import ClassVar, Generic, TypeVar
 from uuid import UUID
 
-from django.db import InterfaceError
-from django.db import OperationalError as DatabaseAway
 from kombu.exceptions import OperationalError
 
 from common.errors import ControlPlaneError, Temporary
@@ -26,6 +24,7 @@ from provisioning.errors import RegionUnreachable
 from provisioning.models import Backup, Leftover, Region
 from provisioning.services import backups, installation, leftovers, regions
 from provisioning.spec import BackupRef
+from provisioning.statements import DATABASE_AWAY
 from provisioning.states import LeftoverKind
 from tenants import tokens
 
@@ -260,7 +259,7 @@ def _rim(region: Region, sentence: str) -> Iterator[None]:
     """Go on with the next region whatever one has said; not without the database."""
     try:
         yield
-    except (DatabaseAway, InterfaceError):
+    except DATABASE_AWAY:
         raise
     except Exception:  # a region's rim: the next tick tries again
         logger.exception(sentence, region.slug)

@@ -27,7 +27,7 @@ RING_EXPIRES_SECONDS = 30
 RINGING = "flowplane.ringing"
 RINGING_MILLISECONDS = 1000
 
-# While this key stands in the broker, a process follows the region's changes. It falls by itself once that is gone.
+# While this key stands in the broker, a process hears of the region's changes. It falls by itself once none does.
 WATCHED = "flowplane.watched.{}"
 WATCHED_MILLISECONDS = 60_000
 
@@ -73,13 +73,19 @@ def hear() -> None:
 
 
 def note_watch(region_slug: str) -> None:
-    """Tell that a region is being followed. Without a broker nobody knows, and clusters are looked at more often."""
+    """Tell that a region is heard. Without a broker nobody knows, and clusters are looked at more often."""
     with suppress(OperationalError), current_app.producer_or_acquire() as producer:
         _asked(producer, lambda redis: redis.set(WATCHED.format(region_slug), 1, px=WATCHED_MILLISECONDS))
 
 
+def forget_watch(region_slug: str) -> None:
+    """Tell that a region is not heard any more. Without a broker it is forgotten by itself."""
+    with suppress(OperationalError), current_app.producer_or_acquire() as producer:
+        _asked(producer, lambda redis: redis.delete(WATCHED.format(region_slug)))
+
+
 def is_watched(region_slug: str) -> bool:
-    """Whether a process follows a region's changes; False when the broker does not answer."""
+    """Whether a process hears of a region's changes; False when the broker does not answer."""
     with suppress(OperationalError), current_app.producer_or_acquire() as producer:
         return bool(_asked(producer, lambda redis: redis.exists(WATCHED.format(region_slug))))
     return False

@@ -6,24 +6,29 @@ A dead watcher costs latency only: the clock's sweep of due rows is the safety n
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
+from collections.abc import Callable
 
 from django.db import close_old_connections
 
 from common.errors import Permanent
 from provisioning import executor, wakeups
 from provisioning.models import Region
+from provisioning.services import regions
 
 logger = logging.getLogger(__name__)
 
 # A region that refuses us is asked again so much later: a person has to act first.
 REFUSED_AGAIN_SECONDS = 30.0
+# Long before what was told last is forgotten.
+TELL_EVERY_SECONDS = 20.0
 
 
 def watch_region(region: Region) -> None:
-    """Wake every cluster that the region's backend reports, for ever."""
-    for cluster_id in executor.backend_of(region.slug, region.backend).changes():
+    """Wake every cluster that the region's backend reports, for ever; tell that it is watched while it is heard."""
+    for cluster_id in executor.backend_of(region.slug, region.backend).changes(_telling(region.slug)):
         close_old_connections()
         wakeups.wake(cluster_id)
 
@@ -59,7 +64,19 @@ def watch(regions: list[Region]) -> threading.Event:
     return ended
 
 
-def tell(regions: list[Region]) -> None:
-    """Let the workers know that these regions are followed: then they look at what rests more rarely."""
-    for region in regions:
-        wakeups.note_watch(region.slug)
+def _telling(region_slug: str) -> Callable[[bool], None]:
+    """Return what lets the workers know that a region is heard: they look at what rests there more rarely."""
+    told_at = -math.inf
+
+    def tell(is_heard: bool) -> None:
+        nonlocal told_at
+        if is_heard and time.monotonic() - told_at >= TELL_EVERY_SECONDS:
+            told_at = time.monotonic()
+            wakeups.note_watch(region_slug)
+        elif not is_heard and told_at > -math.inf:
+            told_at = -math.inf
+            wakeups.forget_watch(region_slug)
+            close_old_connections()
+            regions.look_sooner(region_slug)
+
+    return tell

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from django.contrib import admin
-from django.db.models import Count, Model, OuterRef, QuerySet, Subquery
+from django.db.models import Count, Field, Model, OuterRef, QuerySet, Subquery
 from django.db.models.functions import Coalesce
 from django.forms import ModelForm
 from django.http import HttpRequest
@@ -75,9 +75,13 @@ class OperatorAdmin(ModelAdmin):
         """Where removing makes sense."""
         return self.may_delete and self.admin_site.has_permission(request)
 
+    def formfield_for_dbfield(self, db_field: Field[Any, Any], request: HttpRequest, **kwargs: Any) -> Any:
+        """With what it was when the page was opened: what moved meanwhile was not changed by the operator."""
+        return super().formfield_for_dbfield(db_field, request, show_hidden_initial=True, **kwargs)
+
     def save_model(self, request: HttpRequest, obj: Model, form: ModelForm[Any], change: bool) -> None:
-        """Save, and record which fields changed from what to what."""
-        super().save_model(request, obj, form, change)
+        """Save what the operator changed and nothing else, and record which fields changed from what to what."""
+        obj.save(update_fields=_changed_columns(obj, form) if change else None)
         verb = "changed" if change else "added"
         action = f"operator.{obj._meta.model_name}.{verb}"
         audit.record(operator_of(request), action=action, target=obj, changes=_changes(form))
@@ -87,6 +91,11 @@ class OperatorAdmin(ModelAdmin):
         action = f"operator.{obj._meta.model_name}.removed"
         audit.record(operator_of(request), action=action, target=obj, changes={"name": (str(obj), None)})
         super().delete_model(request, obj)
+
+
+def _changed_columns(row: Model, form: ModelForm[Any]) -> list[str]:
+    columns = {field.name for field in row._meta.concrete_fields}
+    return [name for name in form.changed_data if name in columns]
 
 
 def _changes(form: ModelForm[Any]) -> Mapping[str, tuple[object, object]]:

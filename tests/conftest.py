@@ -52,6 +52,9 @@ def system_role(request: pytest.FixtureRequest) -> None:
     if request.node.get_closest_marker("django_db") or "db" in request.fixturenames:
         request.getfixturevalue("db")
         set_role("flowplane_system")
+        with connection.cursor() as cursor:
+            # A test is one transaction, and may wait in it.
+            cursor.execute("SET LOCAL idle_in_transaction_session_timeout = 0")
 
 
 @pytest.fixture(scope="session", autouse=True)

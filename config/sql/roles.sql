@@ -37,6 +37,11 @@ GRANT flowplane_app, flowplane_system TO flowplane_owner;
 -- A migration that waits for a lock makes everybody who comes after it wait, too: it gives up instead, and is repeated.
 ALTER ROLE flowplane_owner SET lock_timeout = '5s';
 
+-- Whoever freezes in a transaction holds its locks, a region's row for one, and everybody would wait for it: its session
+-- is ended. Nothing of ours waits in a transaction but the page on which operators see what a turn would do now.
+ALTER ROLE flowplane_app SET idle_in_transaction_session_timeout = '30s';
+ALTER ROLE flowplane_system SET idle_in_transaction_session_timeout = '30s';
+
 SELECT 'CREATE DATABASE flowplane OWNER flowplane_owner ENCODING ''UTF8'' TEMPLATE template0'
 WHERE NOT EXISTS (SELECT FROM pg_database WHERE datname = 'flowplane')
 \gexec

@@ -75,14 +75,15 @@ class RegionAdmin(CatalogueAdmin):
         ),
         "end-maintenance": (regions.end_maintenance, "The maintenance of {} is over: what has waited goes on."),
         "begin-draining": (regions.begin_draining, "{} takes no new clusters. See how those that are there can leave."),
-        "end-draining": (regions.end_draining, "{} takes new clusters again."),
+        "end-draining": (
+            regions.end_draining,
+            "{} is not being emptied any more. It is open or closed as it was before.",
+        ),
     }
 
     def get_readonly_fields(self, request: HttpRequest, obj: Any = None) -> tuple[str, ...]:
-        """While a region is being emptied, the button alone opens it again."""
-        shown = ("state", "fill", "last_answer") if obj else ()
-        is_draining = obj is not None and obj.draining_since is not None
-        return (*super().get_readonly_fields(request, obj), *shown, *(("is_open",) if is_draining else ()))
+        """What is seen of a region is for nobody to write."""
+        return (*super().get_readonly_fields(request, obj), *(("state", "fill", "last_answer") if obj else ()))
 
     def get_urls(self) -> list[URLPattern]:
         """The acts and the page about what is there, before the catch-all of the row's own page."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any, Protocol
@@ -105,8 +105,9 @@ class ClusterBackend(Protocol):
     def inventory(self) -> Iterator[Find]:
         """Everything of any cluster that is in the region; may take a while."""
 
-    def changes(self) -> Iterator[UUID]:
+    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
         """Yield ids worth a look, for ever: first of every cluster there is, then of each that changes.
 
-        A hint: it may repeat, and it may miss some.
+        A hint: it may repeat, and it may miss some. `hears` is told every few seconds whether all of the region is
+        heard: nobody may count on hints of a region that was never reached, or has fallen silent.
         """

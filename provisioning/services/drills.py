@@ -6,12 +6,12 @@ from datetime import datetime
 from uuid import UUID, uuid4
 
 from django.db import transaction
-from django.db.models import F
+from django.db.models import F, QuerySet
 from django.db.models.functions import Now
 
 from common.errors import NotFound
-from provisioning.errors import BackupNotUsable, ChangeUnderWay
-from provisioning.models import Backup, Cluster, Operation
+from provisioning.errors import BackupNotUsable, ChangeUnderWay, InMaintenance
+from provisioning.models import Backup, Cluster, Operation, Region
 from provisioning.services import backups
 from provisioning.services.operations import make_due, open_operation, supersede_operations
 from provisioning.services.placing import require_room
@@ -23,6 +23,9 @@ from tenants import services as tenancy
 from tenants.actor import SYSTEM, Actor
 from tenants.roles import Permission
 from tenants.services.organizations import lock_organization
+
+# Who wants a drill in a region in maintenance is told to ask again after so long.
+MAINTENANCE_SECONDS = 60.0
 
 
 @transaction.atomic
@@ -36,6 +39,7 @@ def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
         BackupNotUsable: it is not complete.
         ChangeUnderWay: it, or another one, is being proven already.
         NoPlace: its region is full.
+        InMaintenance: its region is in maintenance, so that nothing could be measured there.
     """
     actor.require(Permission.CLUSTERS_WRITE)
     lock_organization(actor.organization)
@@ -43,7 +47,7 @@ def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
     region_id = rows.values_list("cluster__region_id", flat=True).first()
     if region_id is None:
         raise NotFound("There is no such backup in this organization.")
-    require_room(region_id)
+    _require_untouched(require_room(region_id))
     locked = rows.select_for_update(of=("self",), no_key=True)
     backup = locked.select_related("cluster__plan_type", "release").get()
     if backup.state != BackupState.COMPLETED:
@@ -56,6 +60,15 @@ def drill_backup(*, actor: Actor, backup_id: UUID) -> Operation:
     operation = open_operation(actor, row, OperationKind.CREATE, foresee_creation(row), changes)
     audit.record(actor, action="backup.drill_requested", target=backup)
     return operation
+
+
+def _require_untouched(region: Region) -> None:
+    if region.maintenance_since is not None:
+        raise InMaintenance(
+            f"The region “{region.name}” is in maintenance, so a drill could not tell how soon an engine is back. "
+            "Prove the backup afterwards.",
+            retry_after_seconds=MAINTENANCE_SECONDS,
+        )
 
 
 def _require_no_other(backup: Backup) -> None:
@@ -98,6 +111,25 @@ def conclude(row: Cluster, now: datetime) -> None:
         taken_before_seconds=(row.created_at - backup.created_at).total_seconds(),
     )
     end(row)
+
+
+def under_way() -> QuerySet[Cluster]:
+    """Copies that are to become healthy, or are and were not yet seen to be."""
+    return Cluster.objects.live().filter(drill_of__isnull=False).exclude(lifecycle=Lifecycle.DELETED)
+
+
+def call_off(region: Region) -> None:
+    """The region was in maintenance meanwhile: what these drills would measure is worthless, and nobody has failed.
+
+    A cluster whose backups are proven by a rhythm has its turn again at once.
+    """
+    for row in under_way().filter(region=region).select_for_update(of=("self",), no_key=True):
+        end(
+            row,
+            error_code="cancelled",
+            sentence="It was called off: the region was in maintenance meanwhile, and that would have been measured.",
+        )
+        Cluster.objects.filter(backups=row.drill_of_id, drill_every_days__gt=0).update(drill_due_at=Now())
 
 
 def end(row: Cluster, *, error_code: str = "superseded", sentence: str = "The drill is over.") -> Operation:

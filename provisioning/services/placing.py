@@ -67,16 +67,17 @@ def _with_region(request: ClusterRequest, slug: str) -> list[Any]:
 def _require_fitting(region: Region | None, request: ClusterRequest) -> None:
     if region is None or (why := placement.refusal(region.place, request.labels)):
         offer = ", ".join(one.slug for one in read.regions() if not placement.refusal(one.place, request.labels))
+        is_full = False
         if region is None:
             why = f"There is no region “{request.region}”."
         else:
             why = f"The region “{region.slug}” cannot take this cluster: {why}."
-        is_full = region is not None and region.is_open and not region.place.has_room
+            is_full = region.is_open and region.draining_since is None and not region.place.has_room
         error = NoPlace if is_full else InvalidSpec
         raise error(f"{why} On offer: {offer or 'none at present'}.", field="region")
 
 
-def require_room(region_id: str) -> None:
+def require_room(region_id: str) -> Region:
     """Hold a region's row until one more cluster is in it. One query; the organization is locked.
 
     Raises:
@@ -89,6 +90,7 @@ def require_room(region_id: str) -> None:
             field="region",
             internal=f"{region.placed} of {region.max_clusters}",
         )
+    return region
 
 
 def _require_labels(request: ClusterRequest) -> None:

@@ -14,6 +14,7 @@ from common.errors import Conflict
 from provisioning import placement
 from provisioning import selectors as read
 from provisioning.models import Backup, Cluster, Region
+from provisioning.services import drills
 from provisioning.spec import Lifecycle
 from provisioning.states import BackupState, Phase
 from tenants import audit
@@ -22,6 +23,9 @@ from tenants.actor import Actor
 # For each cluster that has waited for a region, so much more time for all of them to begin again: not all at once.
 SPREAD_SECONDS = 0.1
 MAX_SPREAD_SECONDS = 300.0
+
+# What rests in a region that no watch hears is looked at so much more often, see `reconciler`.
+UNHEARD_TIMES = 10
 
 # A region's last answer is written this often at most, while it answers.
 ANSWERED_EVERY = timedelta(seconds=30)
@@ -53,14 +57,15 @@ def begin_maintenance(*, actor: Actor, slug: str, note: str = "") -> Region:
 
 @transaction.atomic
 def end_maintenance(*, actor: Actor, slug: str) -> Region:
-    """What has waited goes on. A trial gets back the time for which it could not get on. Raises `Conflict`."""
+    """What has waited goes on. A trial gets back the time for which it could not get on; a drill is called off.
+
+    Raises `Conflict` when it is not in maintenance.
+    """
     region = _locked(slug)
     if region.maintenance_since is None:
         raise Conflict("This region is not in maintenance.")
-    there = Cluster.objects.live().filter(region=region)
-    there.filter(trial_ends_at__gt=region.maintenance_since).update(
-        trial_ends_at=F("trial_ends_at") + ExpressionWrapper(Now() - region.maintenance_since, DurationField())
-    )
+    _give_back(region, region.maintenance_since, until=region.silent_since)
+    drills.call_off(region)
     Region.objects.filter(pk=slug).update(maintenance_since=None, maintenance_note="")
     _resume(region)
     audit.record(actor, action="operator.region.maintenance_ended", target=region)
@@ -76,35 +81,62 @@ def begin_draining(*, actor: Actor, slug: str) -> Region:
     region = _locked(slug)
     if region.draining_since is not None:
         raise Conflict("This region is being emptied already.")
-    # The previous release knows `is_open` alone.
-    Region.objects.filter(pk=slug).update(draining_since=Now(), is_open=False)
+    Region.objects.filter(pk=slug).update(draining_since=Now())
     audit.record(actor, action="operator.region.draining_begun", target=region)
     return _locked(slug)
 
 
 @transaction.atomic
 def end_draining(*, actor: Actor, slug: str) -> Region:
-    """Let new clusters in again. Raises `Conflict` when it is not being emptied."""
+    """Let new clusters in again, if the region was open before. Raises `Conflict` when it is not being emptied."""
     region = _locked(slug)
     if region.draining_since is None:
         raise Conflict("This region is not being emptied.")
-    Region.objects.filter(pk=slug).update(draining_since=None, is_open=True)
+    Region.objects.filter(pk=slug).update(draining_since=None)
     audit.record(actor, action="operator.region.draining_ended", target=region)
     return _locked(slug)
 
 
 def note_answer(region: Region) -> None:
-    """The region has answered. One statement, which writes when there is news, or the last answer was a while ago."""
+    """The region has answered. One statement, which writes when there is news, or the last answer was a while ago.
+
+    After a silence, a trial gets back the time in which nobody saw how it went, and what has waited goes on.
+    """
     if region.silent_since is not None:
-        _resume(region)
-    is_news = Q(silent_since__isnull=False) | Q(answered_at=None) | Q(answered_at__lt=Now() - ANSWERED_EVERY)
-    Region.objects.filter(is_news, pk=region.pk).update(answered_at=Now(), silent_since=None, silence="")
+        _end_silence(region.pk)
+    is_news = Q(answered_at=None) | Q(answered_at__lt=Now() - ANSWERED_EVERY)
+    Region.objects.filter(is_news, pk=region.pk).update(answered_at=Now())
+
+
+@transaction.atomic
+def _end_silence(slug: str) -> None:
+    """Once, of several clocks that hear the region at the same moment."""
+    region = _locked(slug)
+    if region.silent_since is None:
+        return
+    _give_back(region, region.silent_since, until=region.maintenance_since)
+    Region.objects.filter(pk=slug).update(answered_at=Now(), silent_since=None, silence="")
+    _resume(region)
+
+
+def _give_back(region: Region, since: datetime, *, until: datetime | None) -> None:
+    """Give trials the time back from then until now, or until something else began that will give back its own."""
+    lost = ExpressionWrapper((Now() if until is None else Value(until)) - Value(since), DurationField())
+    if until is None or until > since:
+        there = Cluster.objects.live().filter(region=region, trial_ends_at__gt=since)
+        there.update(trial_ends_at=F("trial_ends_at") + lost)
 
 
 def note_silence(slug: str, sentence: str) -> None:
     """The region has not answered, for the reason that the sentence gives. One statement or two."""
     if not Region.objects.filter(pk=slug, silent_since=None).update(silent_since=Now(), silence=sentence[:300]):
         Region.objects.filter(pk=slug).exclude(silence=sentence[:300]).update(silence=sentence[:300])
+
+
+def look_sooner(slug: str) -> None:
+    """No watch hears the region any more: have what rests there be looked at when it would have been without one."""
+    rests = ExpressionWrapper((F("due_at") - Now()) / Value(UNHEARD_TIMES), DurationField())
+    Cluster.objects.live().filter(region=slug, failures=0, due_at__gt=Now()).update(due_at=Now() + rests)
 
 
 def _resume(region: Region) -> None:

@@ -8,16 +8,17 @@ from datetime import timedelta
 from typing import Any
 from uuid import UUID
 
-from django.db import InterfaceError, OperationalError, transaction
+from django.db import transaction
 from django.db.models import Exists, F, OuterRef, QuerySet
 from django.db.models.functions import Now
 
 from common.errors import ControlPlaneError
-from provisioning.errors import ChangeUnderWay, NoPlace
+from provisioning.errors import ChangeUnderWay, InMaintenance, NoPlace
 from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import drills
 from provisioning.services.wishes import back_up_cluster
 from provisioning.spec import Lifecycle
+from provisioning.statements import DATABASE_AWAY
 from provisioning.states import OPEN_STATES, BackupReason, BackupState
 from tenants.actor import Actor, PrincipalKind
 from tenants.roles import Permission
@@ -46,7 +47,7 @@ def _alone(start: Callable[[dict[str, Any]], bool], row: dict[str, Any], field: 
     """Begin what is due for one cluster; one that cannot be begun is nobody else's trouble, and waits for an hour."""
     try:
         return start(row)
-    except (OperationalError, InterfaceError):
+    except DATABASE_AWAY:
         raise
     except Exception:  # a cluster's rim: whoever is due behind it must have its turn
         logger.exception("what was due by a schedule was not begun", extra={"cluster_id": row["pk"]})
@@ -94,7 +95,7 @@ def _start_drill(row: dict[str, Any]) -> bool:
             drills.drill_backup(actor=_clock(row), backup_id=newest.pk)
     except ControlPlaneError as error:
         logger.warning("a scheduled drill was not begun: %s", error.code, extra={"cluster_id": row["pk"]})
-        if isinstance(error, ChangeUnderWay | NoPlace):
+        if isinstance(error, ChangeUnderWay | NoPlace | InMaintenance):
             Cluster.objects.filter(pk=row["pk"]).update(drill_due_at=Now() + DRILL_PATIENCE)
         return False
     return True
@@ -116,8 +117,7 @@ def _end_stale(cluster_id: UUID) -> bool:
 
 
 def _stale_copies() -> QuerySet[Cluster]:
-    copies = Cluster.objects.live().filter(drill_of__isnull=False, created_at__lt=Now() - DRILL_PATIENCE)
-    return copies.exclude(lifecycle=Lifecycle.DELETED).filter(region__maintenance_since=None)
+    return drills.under_way().filter(created_at__lt=Now() - DRILL_PATIENCE, region__maintenance_since=None)
 
 
 def _resting(field: str) -> Any:

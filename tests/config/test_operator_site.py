@@ -16,7 +16,7 @@ from django.urls import reverse
 from billing.models import Plan, Subscription
 from provisioning import access, services
 from provisioning.backends.base import Find
-from provisioning.models import Channel, Cluster, Installation, Leftover, Operation, Region
+from provisioning.models import Cluster, Installation, Leftover, Operation, Region
 from provisioning.services import installation, leftovers
 from provisioning.states import Hold, LeftoverState
 from tenants import services as tenancy
@@ -84,6 +84,15 @@ def page(client: WebClient, name: str, *args: Any) -> str:
     answer = client.get(reverse(f"admin:{name}", args=args))
     assert answer.status_code == 200, (name, answer.status_code)
     return str(answer.content.decode())
+
+
+def opened(client: WebClient, address: str) -> dict[str, Any]:
+    """What a browser sends of a page on which nothing is changed: its fields, and what they were when it was opened."""
+    fields: dict[str, Any] = {}
+    for bound in client.get(address).context["adminform"].form:
+        value = bound.value()
+        fields |= {} if value is None else {bound.html_name: value, bound.html_initial_name: value}
+    return fields
 
 
 def test_operators_sign_in_on_the_products_own_page(client: WebClient) -> None:
@@ -168,13 +177,33 @@ def test_a_change_of_the_catalogue_is_on_record_with_before_and_after(
     site: WebClient, operator: User, region: PretendRegion
 ) -> None:
     url = reverse("admin:provisioning_region_change", args=["pretend"])
-    answer = site.post(url, {"name": "Pretended", "max_clusters": 10, "is_open": ""})
+    answer = site.post(url, opened(site, url) | {"name": "Pretended", "max_clusters": 10, "is_open": ""})
     assert answer.status_code == 302, answer.content.decode()
     assert Region.objects.get(slug="pretend").is_open is False
     event = AuditEvent.objects.get(action="operator.region.changed", target_id="pretend")
     assert event.changes["is_open"] == [True, False]
     assert event.changes["name"] == ["Pretend", "Pretended"]
     assert event.actor_id == str(operator.pk)
+
+
+def test_what_moved_since_the_page_was_opened_is_not_put_back(
+    site: WebClient, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def move_once_more(region: Region) -> None:
+        """Between the form's reading of the row and its writing."""
+        Region.objects.filter(pk="pretend").update(placed=8, silence="It is on fire.")
+
+    monkeypatch.setattr(Region, "clean", move_once_more)
+    url = reverse("admin:provisioning_region_change", args=["pretend"])
+    form = opened(site, url)
+    Region.objects.filter(pk="pretend").update(is_open=False, max_clusters=9)
+    answer = site.post(url, form | {"name": "Pretended"})
+    assert answer.status_code == 302, answer.content.decode()
+    region = Region.objects.get(pk="pretend")
+    assert (region.name, region.is_open, region.max_clusters) == ("Pretended", False, 9)
+    assert (region.placed, region.silence) == (8, "It is on fire.")
+    event = AuditEvent.objects.get(action="operator.region.changed", target_id="pretend")
+    assert event.changes == {"name": ["Pretend", "Pretended"]}
 
 
 def test_the_list_of_regions_says_fill_state_and_last_answer_in_the_same_number_of_queries(
@@ -213,7 +242,7 @@ def test_maintenance_and_draining_are_buttons_and_on_record(site: WebClient, clu
     shown = page(site, "provisioning_region_departures", "pretend")
     assert cluster.name in shown
     assert "How it leaves" in shown
-    assert "Pretend takes new clusters again." in act("end-draining")
+    assert "Pretend is not being emptied any more." in act("end-draining")
     actions = AuditEvent.objects.filter(target_id="pretend", organization=None).values_list("action", flat=True)
     kinds = ("maintenance_begun", "maintenance_ended", "draining_begun", "draining_ended")
     assert set(actions) == {f"operator.region.{kind}" for kind in kinds}
@@ -249,10 +278,8 @@ def test_a_new_kubernetes_region_has_a_limit_unless_one_is_given(site: WebClient
 
 
 def test_the_releases_of_a_channel_are_on_record_by_their_versions(site: WebClient, region: PretendRegion) -> None:
-    channel = Channel.objects.get(slug="stable")
     url = reverse("admin:provisioning_channel_change", args=["stable"])
-    fields = {"name": channel.name, "default_release": "8.5.8", "releases": ["8.5.8", "8.6.0"]}
-    assert site.post(url, fields).status_code == 302
+    assert site.post(url, opened(site, url) | {"releases": ["8.5.8", "8.6.0"]}).status_code == 302
     event = AuditEvent.objects.get(action="operator.channel.changed", target_id="stable")
     assert event.changes == {"releases": [["8.5.8"], ["8.5.8", "8.6.0"]]}
 

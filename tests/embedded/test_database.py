@@ -64,6 +64,12 @@ def test_only_the_owner_gives_up_waiting_for_a_lock(bench: Testbench) -> None:
             assert connection.execute("SHOW lock_timeout").fetchone() == (seconds,)
 
 
+def test_who_freezes_in_a_transaction_holds_nobody_up_for_long(bench: Testbench) -> None:
+    for role, seconds in (("flowplane_owner", "0"), ("flowplane_app", "30s"), ("flowplane_system", "30s")):
+        with connect(bench, role) as connection:
+            assert connection.execute("SHOW idle_in_transaction_session_timeout").fetchone() == (seconds,)
+
+
 def test_the_database_listens_on_no_network(bench: Testbench) -> None:
     with connect(bench, "postgres") as connection:
         assert connection.execute("SHOW listen_addresses").fetchone() == ("",)

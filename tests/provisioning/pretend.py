@@ -5,7 +5,7 @@ It shows the behaviour that the contract suite asks of every backend, without an
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 from uuid import UUID
@@ -250,7 +250,8 @@ class PretendRegion:
             yield Find(cluster_id, card=cluster.card, parts=("an engine",), epoch=self.epochs.get(cluster_id, 0))
         yield from self.strays
 
-    def changes(self) -> Iterator[UUID]:
+    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
+        hears(True)
         yield from list(self.clusters)
 
     def finish(self) -> None:

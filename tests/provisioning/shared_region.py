@@ -1,8 +1,8 @@
 """The region in memory, kept in a folder: several processes of ours see the same engines and meet the same fence.
 
-As a program it is our own worker or clock, with this region on offer:
+As a program it is our own worker, clock or watch, with this region on offer:
 
-    python -m tests.provisioning.shared_region worker|clock
+    python -m tests.provisioning.shared_region worker|clock|watch
 
 and does to its own process what the test has planned for it.
 """
@@ -16,7 +16,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -104,6 +104,13 @@ class SharedRegion:
         with self.opened() as region:
             return region.observe(desired)
 
+    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
+        """Hear of nothing, for ever."""
+        while True:
+            hears(True)
+            time.sleep(0.2)
+            yield from ()
+
     def start(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
         self._die_of(desired.cluster_id)
         with self.opened() as region:
@@ -120,7 +127,7 @@ class SharedRegion:
 
 
 def spawn(what: str, folder: Path, *, log: Path) -> subprocess.Popen[bytes]:
-    """Start our worker or clock, as the database role it has in production, with the region of that folder."""
+    """Start our worker, clock or watch, as the database role it has in production, with the region of that folder."""
     environment = {
         **os.environ,
         "FLOWPLANE_DATABASE_URL": os.environ["FLOWPLANE_DATABASE_URL"].replace("flowplane_app@", "flowplane_system@"),
@@ -154,8 +161,8 @@ def _main(what: str) -> None:
 
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
     executor.BACKENDS["shared"] = lambda _slug: cast(ClusterBackend, SharedRegion(Path(os.environ[FOLDER_VARIABLE])))
-    if what == "clock":
-        call_command("clock")
+    if what != "worker":
+        call_command(what)
     else:
         quiet = ["--without-gossip", "--without-mingle", "--without-heartbeat", "--loglevel", "INFO"]
         app.worker_main(["worker", "--pool", "threads", "--concurrency", "4", *quiet])

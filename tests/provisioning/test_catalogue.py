@@ -2,8 +2,12 @@ from __future__ import annotations
 
 import re
 
+import pytest
+from django.core.management import call_command
+
 from provisioning.catalogue import CHANNELS, PLAN_TYPES, RELEASES
 from provisioning.licences import Licence, Offering, refusal
+from provisioning.models import PlanType
 from provisioning.states import Stage
 
 VERSIONS = {release.version: release for release in RELEASES}
@@ -34,3 +38,13 @@ def test_sizes_fit_together() -> None:
         assert size.heap_mib < size.memory_mib
         assert size.replication_factor <= size.brokers
         assert size.partitions >= 1
+
+
+@pytest.mark.django_db
+@pytest.mark.usefixtures("nothing_else")
+def test_a_size_that_comes_with_an_upgrade_is_offered_by_an_operator() -> None:
+    was_offered = set(PlanType.objects.filter(is_offered=True).exclude(slug="large").values_list("slug", flat=True))
+    PlanType.objects.filter(slug="large").delete()
+    call_command("bootstrap")
+    assert not PlanType.objects.get(slug="large").is_offered
+    assert set(PlanType.objects.filter(is_offered=True).values_list("slug", flat=True)) == was_offered

@@ -16,7 +16,7 @@ from django.utils import timezone
 from common.errors import ControlPlaneError, NotFound
 from provisioning import reconciler, selectors, services
 from provisioning.errors import JavaMissing, NoCapacity, RegionUnreachable
-from provisioning.models import Backup, Channel, Cluster, Leftover, Operation, Release
+from provisioning.models import Backup, Channel, Cluster, Leftover, Operation, Region, Release
 from provisioning.services import leftovers, schedules
 from provisioning.states import (
     BackupReason,
@@ -259,6 +259,11 @@ def test_an_upgrade_that_is_not_well_in_time_goes_back(alice: Person, healthy: C
     assert fresh(healthy).trial_ends_at is not None
     Cluster.objects.filter(pk=healthy.pk).update(trial_ends_at=Now() - timedelta(seconds=1))
     region.clusters[healthy.pk].brokers[0].healthy = False
+    Region.objects.filter(pk="pretend").update(silent_since=Now())
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert fresh(healthy).release_id == "8.6.0", "the time of a silence is given back first"
+    Region.objects.filter(pk="pretend").update(silent_since=None)
     make_due(healthy)
     reconciler.turn(healthy.pk)
     region.slow = False

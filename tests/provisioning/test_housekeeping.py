@@ -608,7 +608,7 @@ def test_the_watch_forgets_what_was_removed(tmp_path: Path) -> None:
     broker.restore.write_text(json.dumps({"phase": "Fetched.", "is_over": True}))
     waiting = region.waiting / str(cluster_id)
     waiting.write_text("sha")
-    watch = Watch(region)
+    watch = Watch(region, lambda _: None)
     assert set(watch._round()) == {cluster_id}
     assert set(watch._progress) == {broker, cluster_id}
     shutil.rmtree(broker.path)

@@ -3,23 +3,21 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 from typing import Any
-from uuid import UUID
 
 import pytest
 from django.conf import settings
 from django.core.management import call_command
 from django.core.management.base import CommandError
 from django.db import connection
-from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
 
 from common.errors import Conflict, Permanent
-from provisioning import executor, reconciler, selectors, services, sweeper, watcher
+from provisioning import executor, reconciler, selectors, services, sweeper
 from provisioning.backends.base import ClusterBackend
 from provisioning.errors import InvalidSpec, NoPlace, RegionUnreachable
 from provisioning.models import Cluster, Operation, Region
@@ -271,16 +269,6 @@ def test_a_stalled_cluster_stays_stalled_and_its_broker_is_not_started(team: Per
     assert stalled == ["True"]
 
 
-def test_a_trial_gets_back_the_time_of_the_maintenance(team: Person, region: PretendRegion) -> None:
-    cluster = create(team).cluster
-    Cluster.objects.filter(pk=cluster.pk).update(is_on_trial=True, trial_ends_at=Now() + timedelta(minutes=1))
-    regions.begin_maintenance(actor=SYSTEM, slug="pretend")
-    say(maintenance_since=F("maintenance_since") - timedelta(hours=1))
-    regions.end_maintenance(actor=SYSTEM, slug="pretend")
-    ends = Cluster.objects.filter(pk=cluster.pk, trial_ends_at__gt=Now() + timedelta(minutes=59))
-    assert ends.exists()
-
-
 def test_scheduled_backups_wait_for_the_end(team: Person, region: PretendRegion) -> None:
     cluster = make_healthy(create(team).cluster)
     services.update_cluster(actor=team.actor, cluster_id=cluster.pk, backup_every_hours=1)
@@ -322,6 +310,12 @@ def test_a_draining_region_takes_nothing_new_and_serves_what_is_there(team: Pers
     services.resume_cluster(actor=team.actor, cluster_id=cluster.pk)
     work(cluster)
     assert region.is_running(cluster.pk)
+
+
+def test_a_region_that_was_closed_is_so_after_it_was_emptied(region: PretendRegion) -> None:
+    say(is_open=False)
+    regions.begin_draining(actor=SYSTEM, slug="pretend")
+    assert regions.end_draining(actor=SYSTEM, slug="pretend").state is RegionState.CLOSED
 
 
 def test_each_cluster_has_its_way_out(team: Person, make_region: Make, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -434,28 +428,6 @@ def test_a_register_of_nonsense_is_no_trouble_of_the_others(make_region: Make) -
     berlin.register = {"beat": "many"}
     sweeper.keep_registers()
     assert executor.backend_of("pretend", "pretend").read_register()["beat"]
-
-
-def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
-    region: PretendRegion, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(watcher, "REFUSED_AGAIN_SECONDS", 0.01)
-    has_come_back, is_over = threading.Event(), threading.Event()
-    refusals = [Permanent("Give us the rights.")] * 3
-
-    def changes() -> Iterator[UUID]:
-        if refusals:
-            raise refusals.pop()
-        has_come_back.set()
-        is_over.wait(60)
-        yield from ()
-
-    monkeypatch.setattr(region, "changes", changes)
-    ended = watcher.watch([named()])
-    assert has_come_back.wait(60)
-    assert not ended.is_set()
-    is_over.set()
-    assert ended.wait(60), "a watch that ends for any other reason ends the process"
 
 
 def test_the_command_says_of_each_region_whether_it_can_be_used(

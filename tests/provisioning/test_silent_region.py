@@ -1,4 +1,4 @@
-"""A region whose API server takes connections and never answers, real worker and clock: another region is served."""
+"""A region whose API server takes connections and never answers, real worker, clock and watch: another is served."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ import yaml
 from django.db.models import F
 from django.db.models.functions import Now
 
-from provisioning import services
+from provisioning import services, wakeups
+from provisioning.backends.kubernetes.watch import ALWAYS
 from provisioning.models import Cluster, Operation, Region
 from provisioning.states import OperationState
 from tests.factories import Person, make_person
@@ -26,26 +27,35 @@ CLUSTERS = 12
 
 
 @pytest.fixture
-def dead(shared: SharedRegion, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Region]:
-    """A Kubernetes region that is a socket nobody reads from, full of another organization's clusters, all due."""
-    with socket.create_server(("127.0.0.1", 0), backlog=512) as silent:
-        slug = f"{shared.folder.name}-dead"
-        config = {
-            "apiVersion": "v1",
-            "kind": "Config",
-            "current-context": "it",
-            "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
-            "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{silent.getsockname()[1]}"}}],
-            "users": [{"name": "it", "user": {"token": "anything"}}],
-        }
-        (tmp_path / f"{slug}.yaml").write_text(yaml.safe_dump(config))
-        monkeypatch.setenv("FLOWPLANE_KUBECONFIG_DIR", str(tmp_path))
-        region = Region.objects.create(slug=slug, name="Dead", backend="kubernetes", domain="dead.example")
-        make_clusters(make_person().organization, CLUSTERS, region=slug)
-        yield region
-        Operation.objects.filter(cluster__region=region).delete()
-        Cluster.objects.filter(region=region).delete()
-        region.delete()
+def silent() -> Iterator[socket.socket]:
+    """A socket nobody reads from."""
+    with socket.create_server(("127.0.0.1", 0), backlog=512) as listener:
+        listener.settimeout(PATIENCE_SECONDS)
+        yield listener
+
+
+@pytest.fixture
+def dead(
+    shared: SharedRegion, silent: socket.socket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Region]:
+    """A Kubernetes region that is such a socket, full of another organization's clusters, all due."""
+    slug = f"{shared.folder.name}-dead"
+    config = {
+        "apiVersion": "v1",
+        "kind": "Config",
+        "current-context": "it",
+        "contexts": [{"name": "it", "context": {"cluster": "it", "user": "it"}}],
+        "clusters": [{"name": "it", "cluster": {"server": f"http://127.0.0.1:{silent.getsockname()[1]}"}}],
+        "users": [{"name": "it", "user": {"token": "anything"}}],
+    }
+    (tmp_path / f"{slug}.yaml").write_text(yaml.safe_dump(config))
+    monkeypatch.setenv("FLOWPLANE_KUBECONFIG_DIR", str(tmp_path))
+    region = Region.objects.create(slug=slug, name="Dead", backend="kubernetes", domain="dead.example")
+    make_clusters(make_person().organization, CLUSTERS, region=slug)
+    yield region
+    Operation.objects.filter(cluster__region=region).delete()
+    Cluster.objects.filter(region=region).delete()
+    region.delete()
 
 
 def test_another_regions_cluster_starts_while_one_region_is_silent(
@@ -76,3 +86,23 @@ def test_another_regions_cluster_starts_while_one_region_is_silent(
     first = there.earliest("created_at")
     unseen = {fact["reason"] for fact in first.conditions if fact["status"] == "Unknown"}
     assert unseen == {"RegionUnreachable"}
+
+
+def test_only_a_region_that_is_heard_counts_as_watched(
+    shared: SharedRegion, dead: Region, silent: socket.socket, tmp_path: Path
+) -> None:
+    watch = shared_region.spawn("watch", shared.folder, log=tmp_path / "watch.log")
+    try:
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not wakeups.is_watched(shared.folder.name):
+            assert time.monotonic() < deadline, (tmp_path / "watch.log").read_text()
+            time.sleep(0.1)
+        asked = [silent.accept()[0] for _ in ALWAYS]
+        watch.terminate()
+        assert watch.wait(timeout=30) == 0
+    finally:
+        shared_region.end(watch)
+    for connection in asked:
+        connection.close()
+    assert wakeups.is_watched(shared.folder.name)
+    assert not wakeups.is_watched(dead.slug)

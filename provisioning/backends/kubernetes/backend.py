@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from functools import cached_property, partial
 from typing import Any
@@ -232,9 +232,9 @@ class KubernetesBackend:
         """See `ClusterBackend`. Three lists, and one request to the store."""
         return take_inventory(self._api, Store(self._settings.store) if self._settings.store else None)
 
-    def changes(self) -> Generator[UUID, None, None]:
+    def changes(self, hears: Callable[[bool], None]) -> Generator[UUID, None, None]:
         """See `ClusterBackend`. May be closed. One process per region is enough."""
-        return Watch(self._api, (*ALWAYS, *kinds_in(self._settings.values))).run()
+        return Watch(self._api, (*ALWAYS, *kinds_in(self._settings.values)), hears).run()
 
     @cached_property
     def _charts(self) -> Charts:

@@ -9,16 +9,17 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import queue
 import random
 import threading
 import time
-from collections.abc import Generator, Mapping
+from collections.abc import Callable, Generator, Mapping
 from dataclasses import dataclass, field
 from uuid import UUID
 
 from common.errors import Permanent, Temporary
-from provisioning.backends.kubernetes.api import Api
+from provisioning.backends.kubernetes.api import SILENCE_SECONDS, Api
 from provisioning.backends.kubernetes.errors import Expired
 from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object, meta, notes_in
 from provisioning.backends.kubernetes.names import CLUSTER, EPOCH, cluster_of
@@ -32,6 +33,8 @@ ALWAYS = (NAMESPACE, POD, CLAIM, JOB)
 SETTLE_SECONDS = 0.1
 RETRY_SECONDS = 1.0
 MAX_RETRY_SECONDS = 30.0
+# How soon it is noticed that all of the region is heard, or not any more.
+HEARING_SECONDS = 5.0
 # After a restart of the region all reflectors would list at the same moment.
 JITTER_SECONDS = 2.0
 
@@ -43,7 +46,7 @@ class Reflector:
     api: Api
     kind: Kind
     told: queue.SimpleQueue[UUID | BaseException]
-    heard_at: float = field(default_factory=time.monotonic)
+    heard_at: float = -math.inf
     _known: dict[str, tuple[str, UUID]] = field(default_factory=dict)
     _version: str = ""
 
@@ -122,7 +125,8 @@ def _mark(one: Object) -> str:
 class Watch:
     """Follows one region; for one thread."""
 
-    def __init__(self, api: Api, kinds: tuple[Kind, ...]) -> None:
+    def __init__(self, api: Api, kinds: tuple[Kind, ...], hears: Callable[[bool], None]) -> None:
+        self._hears = hears
         self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
         self._is_over = threading.Event()
         self._reflectors = [Reflector(api, kind, self._told) for kind in kinds]
@@ -138,19 +142,28 @@ class Watch:
             threading.Thread(target=reflector.run, args=[self._is_over], name=name, daemon=True).start()
         try:
             while True:
+                self._hears(self.is_heard)
                 yield from self._gather()
         finally:
             self._is_over.set()
 
     @property
     def ages_seconds(self) -> Mapping[str, float]:
-        """How long ago each reflector heard of the region last."""
+        """How long ago each reflector heard of the region last; one that has not listed yet never has."""
         now = time.monotonic()
         return {reflector.kind.plural: now - reflector.heard_at for reflector in self._reflectors}
 
+    @property
+    def is_heard(self) -> bool:
+        """Whether every reflector has listed, and none has heard nothing for longer than bookmarks allow."""
+        return max(self.ages_seconds.values()) < SILENCE_SECONDS
+
     def _gather(self) -> Generator[UUID, None, None]:
-        """Wait for news and tell what comes with it, each cluster once."""
-        news = [self._told.get()]
+        """Wait a while for news, and tell what comes with it, each cluster once."""
+        try:
+            news = [self._told.get(timeout=HEARING_SECONDS)]
+        except queue.Empty:
+            return
         self._is_over.wait(SETTLE_SECONDS)
         while not self._told.empty():
             news.append(self._told.get())

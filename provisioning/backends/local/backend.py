@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 from uuid import UUID
@@ -257,10 +257,10 @@ class LocalBackend:
         with on_disk():
             yield from take_inventory(self._region, Store(self._settings.store) if self._settings.store else None)
 
-    def changes(self) -> Generator[UUID, None, None]:
+    def changes(self, hears: Callable[[bool], None]) -> Generator[UUID, None, None]:
         """See `ClusterBackend`. May be closed. One process per region is enough; it also keeps the sights fresh."""
         self._require_region()
-        return Watch(self._region).run()
+        return Watch(self._region, hears).run()
 
     def _require_region(self) -> None:
         if not self._region.engines.is_dir():

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from select import POLLIN, poll
@@ -43,6 +43,7 @@ class Watch:
     """Follows one region; not for several threads."""
 
     region: RegionFolder
+    hears: Callable[[bool], None]
     _processes: dict[Seat, _Process] = field(default_factory=dict)
     # Of a broker's restore, and of a cluster that waits for its release.
     _progress: dict[BrokerFolder | UUID, str] = field(default_factory=dict)
@@ -57,6 +58,7 @@ class Watch:
             for cluster in self.region.clusters():
                 yield cluster.cluster_id
             while True:
+                self.hears(True)
                 yield from self._round()
         finally:
             for process in self._processes.values():

@@ -55,8 +55,10 @@ def _fill(region: RegionEntry) -> None:
             # Only with the row: later, a missing folder means a missing disk, and must not come back empty.
             create_region(settings.HOME_DIR / region.slug)
         _insert(Region, "slug", asdict(region))
+    # What comes with an upgrade, the processes of the previous release may not understand: an operator offers it later.
+    is_new = not PlanType.objects.exists()
     for size in PLAN_TYPES:
-        _insert(PlanType, "slug", asdict(size))
+        _insert(PlanType, "slug", asdict(size) | {"is_offered": is_new})
     for release in RELEASES:
         paths = {"upgrades_from": list(release.upgrades_from), "rolls_from": list(release.rolls_from)}
         fields = asdict(release) | {"coordinates": release.coordinates, **paths}

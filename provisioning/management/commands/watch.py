@@ -5,7 +5,6 @@ from __future__ import annotations
 import signal
 import sys
 import threading
-import time
 from typing import Any
 
 from django.conf import settings
@@ -14,9 +13,6 @@ from django.core.management.base import BaseCommand
 from common import pulse
 from provisioning import watcher
 from provisioning.selectors import regions
-
-# Long before what was told last is forgotten.
-TELL_EVERY_SECONDS = 20.0
 
 
 class Command(BaseCommand):
@@ -27,8 +23,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
         told = threading.Event()
-        watched, told_at = regions(), -TELL_EVERY_SECONDS
-        ended = watcher.watch(watched)
+        ended = watcher.watch(regions())
 
         def stop(*_: Any) -> None:
             told.set()
@@ -39,7 +34,4 @@ class Command(BaseCommand):
         while not ended.wait(1.0):
             # None has ended. That a silent one ends is the backend's business: nothing may have happened for hours.
             pulse.beat(settings.PULSE_FILE)
-            if time.monotonic() - told_at >= TELL_EVERY_SECONDS:
-                told_at = time.monotonic()
-                watcher.tell(watched)
         sys.exit(0 if told.is_set() else 1)

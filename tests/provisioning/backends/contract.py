@@ -739,7 +739,7 @@ def find(stage: Stage, cluster_id: UUID) -> Find | None:
 @contextmanager
 def follow(backend: ClusterBackend) -> Iterator[Iterator[UUID]]:
     """A backend's changes, ended with the block."""
-    changes = backend.changes()
+    changes = backend.changes(lambda _: None)
     yield changes
     if isinstance(changes, Generator):
         changes.close()

@@ -248,7 +248,7 @@ def test_what_the_regions_edge_needs_is_made_watched_and_pruned(kubernetes_stage
     try:
         made = place.get("ingress/grpc")
         left_over = {**made, "metadata": {"name": "left-over", "labels": labels}}
-        changes = Watch(backend._api, (INGRESS,)).run()
+        changes = Watch(backend._api, (INGRESS,), lambda _: None).run()
         assert next(changes) == desired.cluster_id
         place.kubectl("create", "-f", "-", objects=json.dumps(left_over))
         assert next(changes) == desired.cluster_id

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
 import time
 from pathlib import Path
@@ -14,6 +15,7 @@ import pytest
 from common.errors import ControlPlaneError, Permanent, Temporary
 from provisioning.backends.engine.door import Limits
 from provisioning.backends.kubernetes import api as api_module
+from provisioning.backends.kubernetes import watch as watch_module
 from provisioning.backends.kubernetes.budget import FAILURES_TO_OPEN, OPEN_SECONDS, Gate
 from provisioning.backends.kubernetes.errors import Changed, Expired, Missing, refusal
 from provisioning.backends.kubernetes.healing import MAX_HEALS, Healing
@@ -206,7 +208,7 @@ def listed(version: str, *names: str) -> Reply:
 
 def take(api: Any, count: int) -> list[str]:
     """The first ids that a watch of one kind tells of."""
-    changes = Watch(api, (NAMESPACE,)).run()
+    changes = Watch(api, (NAMESPACE,), lambda _: None).run()
     found = [str(next(changes)) for _ in range(count)]
     changes.close()
     return found
@@ -232,6 +234,34 @@ def test_a_silent_watch_is_opened_again_where_it_was(tmp_path: Path, monkeypatch
         assert "resourceVersion=9" in server.asked[2].path
 
 
+def test_a_region_is_heard_until_it_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch_module, "HEARING_SECONDS", 0.05)
+    monkeypatch.setattr(api_module, "SILENCE_SECONDS", 0.5)
+    said: list[bool] = []
+    silent, change = Reply(lines=(), hangs=True), {"type": "MODIFIED", "object": one("b", "7")}
+    with scripted(listed("5", "a"), silent, Reply(lines=(change,), hangs=True)) as server:
+        watch = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,), said.append)
+        assert not watch.is_heard
+        changes = watch.run()
+        assert str(next(changes)) == cluster("a")
+        assert str(next(changes)) == cluster("b")
+        assert said[-1]
+        monkeypatch.setattr(watch_module, "SILENCE_SECONDS", 0.0)
+        assert not watch.is_heard
+        changes.close()
+
+
+def test_a_region_of_which_one_kind_was_never_listed_is_not_heard(tmp_path: Path) -> None:
+    with scripted(listed("5", "a"), Reply(lines=(), hangs=True)) as server:
+        watch = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE, POD), lambda _: None)
+        changes = watch.run()
+        assert str(next(changes)) == cluster("a")
+        while min(watch.ages_seconds.values()) == math.inf:
+            time.sleep(0.01)
+        assert not watch.is_heard
+        changes.close()
+
+
 def test_a_history_that_is_gone_is_listed_once_and_what_vanished_meanwhile_is_told(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -249,7 +279,7 @@ def test_a_reflector_that_dies_ends_the_watch(tmp_path: Path) -> None:
     with scripted(refused) as server, pytest.raises(Permanent, match="does not allow us"):
         take(client_of(kubeconfig(tmp_path, server.port)), 1)
     with scripted(listed("5", "a"), Reply(lines=({"no": "event"},), hangs=True)) as server:
-        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,)).run()
+        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,), lambda _: None).run()
         next(changes)
         with pytest.raises(RuntimeError, match="reflector"):
             next(changes)
@@ -269,7 +299,7 @@ def test_a_turn_that_only_raised_the_fence_is_no_news(tmp_path: Path) -> None:
         assert take(client_of(kubeconfig(tmp_path, server.port)), 2) == [cluster("a"), cluster("b")]
     noted = {"type": "MODIFIED", "object": fenced("2", "6", note="x")}
     with scripted(start, Reply(lines=(noted,), hangs=True)) as server:
-        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,)).run()
+        changes = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,), lambda _: None).run()
         assert str(next(changes)) == cluster("a")
         changes.close()
 

@@ -57,7 +57,7 @@ class TestLocalBackend(BackendContract):
     def test_observing_several_brokers_beside_a_running_watch_asks_them_nothing(
         self, stage: LocalStage, trio: DesiredCluster
     ) -> None:
-        with closing(stage.backend.changes()) as changes:
+        with closing(stage.backend.changes(lambda _: None)) as changes:
             for _ in changes:
                 if all(has_sight(stage, trio, node) for node in trio.nodes):
                     break
@@ -687,7 +687,7 @@ def test_a_preparation_that_was_killed_is_absent_again_and_wakes_who_waits_for_i
     empty_stage.backend.prepare(release)
     under_way = await_sight(empty_stage.backend, wish, lambda sight: sight.release_detail.startswith("Downloading"))
 
-    with closing(empty_stage.backend.changes()) as changes:
+    with closing(empty_stage.backend.changes(lambda _: None)) as changes:
         assert next(changes) == wish.cluster_id
         stop_all(empty_stage.settings.region_home)
         assert next(changes) == wish.cluster_id
@@ -850,7 +850,7 @@ def test_a_certificate_is_kept_while_it_lasts_and_renewed_in_its_last_third(loca
 def test_observing_beside_a_running_watch_asks_the_engine_nothing(local_stage: LocalStage) -> None:
     cluster = local_stage.desired()
     start(local_stage, cluster)
-    with closing(local_stage.backend.changes()) as changes:
+    with closing(local_stage.backend.changes(lambda _: None)) as changes:
         for changed in changes:
             if changed == cluster.cluster_id and local_stage.backend.observe(cluster).age_seconds > 0:
                 break

@@ -62,7 +62,7 @@ class Followed:
 @contextmanager
 def following(region: Region) -> Iterator[Followed]:
     """Follow two kinds of objects; the backend follows all of them, each in the same way."""
-    watch = Watch(region.another_backend()._api, (CONFIG_MAP, SERVICE))
+    watch = Watch(region.another_backend()._api, (CONFIG_MAP, SERVICE), lambda _: None)
     followed = Followed(watch)
     thread = threading.Thread(target=followed.run, args=[watch.run()], daemon=True)
     thread.start()

@@ -1,0 +1,63 @@
+"""What the watch process makes of what a region's backend says, and does not say."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from uuid import UUID
+
+import pytest
+from django.db.models.functions import Now
+
+from common.errors import Permanent
+from provisioning import services, wakeups, watcher
+from provisioning.models import Cluster, Region
+from tests.factories import Person
+from tests.provisioning.conftest import ask
+from tests.provisioning.pretend import PretendRegion
+
+pytestmark = [pytest.mark.django_db, pytest.mark.usefixtures("nothing_else")]
+
+
+def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
+    region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(watcher, "REFUSED_AGAIN_SECONDS", 0.01)
+    has_come_back, is_over = threading.Event(), threading.Event()
+    refusals = [Permanent("Give us the rights.")] * 3
+
+    def changes(_hears: Callable[[bool], None]) -> Iterator[UUID]:
+        if refusals:
+            raise refusals.pop()
+        has_come_back.set()
+        is_over.wait(60)
+        yield from ()
+
+    monkeypatch.setattr(region, "changes", changes)
+    ended = watcher.watch([Region.objects.get(pk="pretend")])
+    assert has_come_back.wait(60)
+    assert not ended.is_set()
+    is_over.set()
+    assert ended.wait(60), "a watch that ends for any other reason ends the process"
+
+
+def test_what_rests_in_a_region_that_is_not_heard_any_more_is_looked_at_sooner(
+    alice: Person, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
+
+    def changes(hears: Callable[[bool], None]) -> Iterator[UUID]:
+        for is_heard in (False, True):
+            Cluster.objects.filter(pk=cluster.pk).update(due_at=Now() + timedelta(hours=1))
+            hears(is_heard)
+            assert wakeups.is_watched("pretend") is is_heard
+            assert Cluster.objects.filter(pk=cluster.pk, due_at__gt=Now() + timedelta(minutes=59)).exists()
+        hears(False)
+        yield from ()
+
+    monkeypatch.setattr(region, "changes", changes)
+    wakeups.forget_watch("pretend")
+    watcher.watch_region(Region.objects.get(pk="pretend"))
+    assert not wakeups.is_watched("pretend")
+    assert Cluster.objects.filter(pk=cluster.pk, due_at__lte=Now() + timedelta(minutes=6)).exists()
