@@ -77,7 +77,7 @@ def test_an_api_server_that_is_away(customers: Customers, request: pytest.Fixtur
         region.settle(desired_of(operation.cluster_id))
     for operation, objects in zip(there, before, strict=True):
         left = region.uids(desired_of(operation.cluster_id))
-        assert left == {name: uid for name, uid in objects.items() if not name.startswith("Pod ")}
+        assert left == {name: uid for name, uid in objects.items() if not name.startswith("Pod/")}
     print(f"\n{seconds} s away: {asked} requests meanwhile; all {len(wishes)} wishes came true "
           f"{time.monotonic() - back:.1f} s after it was back, at most {most_at_once(region.proxy, back, 1.0)} "
           "requests within a second")  # fmt: skip

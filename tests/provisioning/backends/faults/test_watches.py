@@ -237,7 +237,7 @@ def test_events_that_are_lost_doubled_or_turned_round_change_nothing_in_the_end(
         live(region, desired, followed)
         region.settle(desired)
         live(region, replace(desired, lifecycle=Lifecycle.SUSPENDED), followed)
-        assert "Pod broker-0" not in region.uids(desired)
+        assert "Pod/broker-0" not in region.uids(desired)
         live(region, desired, followed)
         region.settle(desired)
         live(region, replace(desired, lifecycle=Lifecycle.DELETED), followed)
