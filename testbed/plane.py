@@ -32,6 +32,8 @@ POD_NETWORK = "10.244.0.0/16"
 SIMULATED_NETWORK = "10.245.0.1/16"
 # Components that are a few lines of Python; all others are in the one compiled program.
 SCRIPTS = {"engines": Path(__file__).resolve().with_name("engines.py")}
+# What this process has started and waits for nowhere: dropped, Python would warn of each as forgotten.
+_CHILDREN: list[subprocess.Popen[bytes]] = []
 
 
 @dataclass(frozen=True)
@@ -144,6 +146,7 @@ class Plane:
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
+        _CHILDREN.append(child)
         write_whole(self.processes / component, str(child.pid))
 
     def running(self, component: str) -> Process | None:

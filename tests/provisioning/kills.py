@@ -1,18 +1,18 @@
 """Worker processes that die where a test wants them to: forked, killed for real, on committed rows.
 
-The region lives in a folder, so that what a killed worker began in it stays begun.
+The region lives in a folder, or is a real one, so that what a killed worker began in it stays begun.
 """
 
 from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from enum import StrEnum
-from typing import Any
+from typing import Any, Protocol
 from unittest.mock import patch
 from uuid import UUID
 
@@ -35,6 +35,35 @@ class Point(StrEnum):
     AFTER_CALL = "after_call"
     BEFORE_RECORD = "before_record"
     AFTER_RECORD = "after_record"
+
+
+class Owner(Protocol):
+    """Somebody with committed rows, in whichever region."""
+
+    def healthy(self, **overrides: Any) -> Cluster:
+        """A new cluster of theirs, at rest."""
+
+    def run(self, cluster: Cluster) -> Cluster:
+        """Take turns until nothing is left to do."""
+
+    def ask(self, service: Callable[..., Operation], cluster: Cluster, **wish: Any) -> Operation:
+        """Have a wish of theirs recorded."""
+
+
+def from_healthy(service: Callable[..., Operation], size: str = "small", **wish: Any) -> Callable[[Owner], Operation]:
+    return lambda owner: owner.ask(service, owner.healthy(plan_type=size), **wish)
+
+
+def resumption(owner: Owner) -> Operation:
+    cluster = owner.healthy()
+    owner.ask(services.suspend_cluster, cluster)
+    return owner.ask(services.resume_cluster, owner.run(cluster))
+
+
+def deletion_after_window(owner: Owner) -> Operation:
+    operation = owner.ask(services.request_deletion, owner.healthy())
+    Cluster.objects.filter(pk=operation.cluster_id).update(delete_after=Now())
+    return operation
 
 
 def facts_of(region: SharedRegion, cluster_id: UUID) -> dict[str, Any]:

@@ -14,7 +14,6 @@ from unittest.mock import patch
 
 import pytest
 from django.db import connection
-from django.db.models.functions import Now
 from pytest_django.plugin import DjangoDbBlocker
 
 from common.errors import Permanent
@@ -28,7 +27,17 @@ from provisioning.states import OperationState
 from tenants.models import AuditEvent
 from tests.factories import Person, make_person
 from tests.provisioning.conftest import ask
-from tests.provisioning.kills import Point, act_as_system, die_in_turn, facts_of, is_over, take_turn
+from tests.provisioning.kills import (
+    Point,
+    act_as_system,
+    deletion_after_window,
+    die_in_turn,
+    facts_of,
+    from_healthy,
+    is_over,
+    resumption,
+    take_turn,
+)
 from tests.provisioning.shared_region import SharedRegion
 
 MOST_TURNS = 60
@@ -74,23 +83,6 @@ class Scenario:
 
     name: str
     wish: Callable[[Stage], Operation]
-
-
-def from_healthy(service: Callable[..., Operation], size: str = "small", **wish: Any) -> Callable[[Stage], Operation]:
-    return lambda stage: stage.ask(service, stage.healthy(plan_type=size), **wish)
-
-
-def deletion_after_window(stage: Stage) -> Operation:
-    cluster = stage.healthy()
-    operation = stage.ask(services.request_deletion, cluster)
-    Cluster.objects.filter(pk=cluster.pk).update(delete_after=Now())
-    return operation
-
-
-def resumption(stage: Stage) -> Operation:
-    cluster = stage.healthy()
-    stage.ask(services.suspend_cluster, cluster)
-    return stage.ask(services.resume_cluster, stage.run(cluster))
 
 
 def undeletion(stage: Stage) -> Operation:

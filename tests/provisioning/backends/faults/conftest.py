@@ -32,7 +32,7 @@ def region(kubernetes: Kubernetes, direct: KubernetesSettings, tmp_path: Path) -
     assert direct.kubeconfig is not None
     with proxied(direct.kubeconfig) as proxy:
         path = through(proxy, direct.kubeconfig, tmp_path / "proxied.yaml")
-        yield Region(proxy, kubernetes, reached_by(direct, path), direct)
+        yield Region(kubernetes, direct, proxy, reached_by(direct, path))
 
 
 @pytest.fixture

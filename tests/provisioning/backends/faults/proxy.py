@@ -13,7 +13,7 @@ import ssl
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -95,6 +95,7 @@ class Proxy(ThreadingHTTPServer):
         self.trust = ssl.create_default_context(cadata=authority)
         self.asked: list[Asked] = []
         self.is_over = threading.Event()
+        self.passages: set[Passage] = set()
         self._lock = threading.Lock()
         self._troubles: list[Trouble] = []
 
@@ -116,6 +117,14 @@ class Proxy(ThreadingHTTPServer):
             with self._lock:
                 self._troubles.remove(planned)
 
+    @contextmanager
+    def away(self) -> Iterator[Trouble]:
+        """Nobody comes through for as long as the block lasts: new requests are cut off, and so is what is open."""
+        with self.trouble(cut) as met:
+            for passage in tuple(self.passages):
+                passage.cut()
+            yield met
+
     def note(self, asked: Asked) -> Deed:
         """Remember a request and say what becomes of it."""
         with self._lock:
@@ -133,6 +142,17 @@ class Passage(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server: Proxy
     asked: Asked
+
+    def setup(self) -> None:
+        """Take note of the connection."""
+        super().setup()
+        self.server.passages.add(self)
+
+    def finish(self) -> None:
+        """Forget it, flushed unless its client has gone."""
+        self.server.passages.discard(self)
+        with suppress(OSError):
+            super().finish()
 
     def _take(self) -> None:
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
@@ -191,7 +211,8 @@ class Passage(BaseHTTPRequestHandler):
     def cut(self) -> None:
         """End the connection without a word."""
         self.close_connection = True
-        self.connection.shutdown(socket.SHUT_RDWR)
+        with suppress(OSError):  # the client was quicker
+            self.connection.shutdown(socket.SHUT_RDWR)
 
     def log_message(self, *_: object) -> None:
         """Say nothing."""
@@ -289,11 +310,13 @@ def proxied(upstream: Path) -> Iterator[Proxy]:
     proxy = Proxy(upstream)
     thread = threading.Thread(target=proxy.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
-    yield proxy
-    proxy.is_over.set()
-    proxy.shutdown()
-    proxy.server_close()
-    thread.join()
+    try:
+        yield proxy
+    finally:
+        proxy.is_over.set()
+        proxy.shutdown()
+        proxy.server_close()
+        thread.join()
 
 
 def through(proxy: Proxy, upstream: Path, path: Path) -> Path:

@@ -9,7 +9,7 @@ from typing import Any
 
 from provisioning.backends.kubernetes.backend import KubernetesBackend
 from provisioning.backends.kubernetes.charts import Charts, Wish
-from provisioning.backends.kubernetes.kinds import OWNED
+from provisioning.backends.kubernetes.kinds import INGRESS, OWNED
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.planner import plan
 from provisioning.spec import DesiredCluster, ObservedCluster
@@ -19,27 +19,20 @@ from tests.provisioning.backends.contract import await_sight, is_well
 from tests.provisioning.backends.faults.proxy import Proxy
 from tests.provisioning.backends.kubernetes_stage import KubernetesStage
 
-KINDS = ",".join((*(kind.plural for kind in OWNED), "persistentvolumeclaims", "pods"))
+KINDS = ",".join((*(kind.plural for kind in (*OWNED, INGRESS)), "persistentvolumeclaims", "pods"))
 # What Kubernetes puts into every namespace, or makes of what is ours.
-ITS_OWN = ("ServiceAccount default", "ConfigMap kube-root-ca.crt")
+ITS_OWN = ("ServiceAccount/default", "ConfigMap/kube-root-ca.crt")
 
 
 @dataclass
-class Region:
-    """One region, reached through a proxy by what is tested and directly by whoever judges it."""
+class Ground:
+    """One region as whoever judges it reaches it: directly. Objects are named as kubectl takes them, `Kind/name`."""
 
-    proxy: Proxy
     cluster: Kubernetes
-    settings: KubernetesSettings
     direct: KubernetesSettings
 
     def __post_init__(self) -> None:
         self.judge = KubernetesStage(self.direct, self.cluster)
-        self.backend = KubernetesBackend(self.settings)
-
-    def another_backend(self) -> KubernetesBackend:
-        """A second process of ours, behind the same proxy."""
-        return KubernetesBackend(self.settings)
 
     def desired(self, **overrides: object) -> DesiredCluster:
         return self.judge.desired(**overrides)
@@ -59,29 +52,35 @@ class Region:
 
     def settle(self, desired: DesiredCluster) -> ObservedCluster:
         """Wait until it stands as it is wished, with exactly what belongs to it: the steady state before and after."""
-        sight = await_sight(
-            self.judge.backend, desired, lambda sight: is_well(desired)(sight) and plan(desired, sight) is None
-        )
+        sight = self.await_steady(desired)
         there, wished = self.names(desired), self.names_wished(desired)
         assert there == wished, f"too much: {there - wished}; missing: {wished - there}"
         return sight
 
+    def await_steady(self, desired: DesiredCluster) -> ObservedCluster:
+        """Wait until it is well and nothing is left to do."""
+        return await_sight(
+            self.judge.backend, desired, lambda sight: is_well(desired)(sight) and plan(desired, sight) is None
+        )
+
+    def rendered(self, desired: DesiredCluster) -> list[str]:
+        """Every object that is made for it, in order."""
+        return [name_of(one) for one in Charts(self.direct).kinds(Wish(desired, desired.size.brokers))]
+
     def names_wished(self, desired: DesiredCluster) -> set[str]:
-        """What there is of a cluster of these brokers that stands as it is wished."""
-        rendered = Charts(self.direct).kinds(Wish(desired, desired.size.brokers))
-        made = [f"{one['kind']} {one['metadata']['name']}" for one in rendered]
-        pods = [f"Pod broker-{node}" for node in desired.nodes]
-        claims = [f"PersistentVolumeClaim data-broker-{node}" for node in desired.nodes]
-        return {*made, *pods, *claims}
+        """What there is of a cluster of these brokers that stands as it is wished; without gateways of its own."""
+        pods = [f"Pod/broker-{node}" for node in desired.nodes]
+        claims = [f"PersistentVolumeClaim/data-broker-{node}" for node in desired.nodes]
+        return {*self.rendered(desired), *pods, *claims}
 
     def names(self, desired: DesiredCluster) -> set[str]:
-        """What there is, by kind and name."""
+        """What there is."""
         return set(self.uids(desired))
 
     def uids(self, desired: DesiredCluster) -> dict[str, str]:
         """Which objects there are: another object of the same name is another one."""
         found = self.place(desired).get(KINDS)["items"]
-        uids = {f"{one['kind']} {one['metadata']['name']}": str(one["metadata"]["uid"]) for one in found}
+        uids = {name_of(one): str(one["metadata"]["uid"]) for one in found}
         return {name: uid for name, uid in uids.items() if name not in ITS_OWN}
 
     def uid(self, desired: DesiredCluster) -> str:
@@ -97,6 +96,26 @@ class Region:
     def patch(self, desired: DesiredCluster, name: str, change: Any, *options: str) -> None:
         """Change an object as somebody with kubectl does."""
         self.place(desired).kubectl("patch", name, "--type=merge", "-p", json.dumps(change), *options)
+
+
+@dataclass
+class Region(Ground):
+    """A region that is reached through a proxy by what is tested."""
+
+    proxy: Proxy
+    settings: KubernetesSettings
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self.backend = KubernetesBackend(self.settings)
+
+    def another_backend(self) -> KubernetesBackend:
+        """A second process of ours, behind the same proxy."""
+        return KubernetesBackend(self.settings)
+
+
+def name_of(one: Any) -> str:
+    return f"{one['kind']}/{one['metadata']['name']}"
 
 
 def simulated(settings: KubernetesSettings) -> KubernetesSettings:

@@ -187,7 +187,7 @@ def test_what_was_made_anew_is_not_removed_on_an_old_picture(region: Region) -> 
     place.kubectl("delete", "service/gateway")
     region.another_backend().start(desired, (), epoch=region.next_epoch())
     after = region.uids(desired)
-    assert after["Service gateway"] != before["Service gateway"]
+    assert after["Service/gateway"] != before["Service/gateway"]
     left_over = {"metadata": {"labels": place.get("configmap/engine-files")["metadata"]["labels"]}}
     place.kubectl("create", "configmap", "left-over")
     region.patch(desired, "configmap/left-over", left_over)
@@ -252,7 +252,7 @@ def test_an_old_pod_is_not_taken_for_the_one_that_runs_now(region: Region) -> No
     assert met.met
     assert region.uids(desired) == now
     region.backend.stop(desired, (0,), epoch=region.next_epoch())
-    assert region.uids(desired).get("Pod broker-0") != now["Pod broker-0"]
+    assert region.uids(desired).get("Pod/broker-0") != now["Pod/broker-0"]
     region.remove(desired)
 
 

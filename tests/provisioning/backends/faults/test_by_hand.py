@@ -75,7 +75,7 @@ def test_all_that_was_deleted_is_made_again_by_the_loop_itself(customers: Custom
     region.settle(desired)
 
     kept = {name: uid for name, uid in region.uids(desired).items() if before[name] == uid}
-    assert {"Pod broker-0", "PersistentVolumeClaim data-broker-0"} <= set(kept)
+    assert {"Pod/broker-0", "PersistentVolumeClaim/data-broker-0"} <= set(kept)
     assert len(kept) <= len(before) - len(EDITS)
 
 

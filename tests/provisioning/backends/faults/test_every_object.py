@@ -12,14 +12,13 @@ from typing import Any
 
 import pytest
 
-from provisioning.backends.kubernetes.charts import Charts, Wish
 from provisioning.backends.kubernetes.kinds import INGRESS, OWNED
 from provisioning.planner import StartEngine, plan
-from provisioning.spec import DesiredCluster, Gateway, ObservedCluster
-from testbed.simulated import SCHEDULING
+from provisioning.spec import DesiredCluster, Gateway
 from tests.kubernetes import Kubernetes, Namespace
-from tests.provisioning.backends.contract import await_sight, is_well, start
-from tests.provisioning.backends.kubernetes_stage import KubernetesStage, make_settings
+from tests.provisioning.backends.contract import start
+from tests.provisioning.backends.faults.stage import Ground, simulated
+from tests.provisioning.backends.kubernetes_stage import make_settings
 
 pytestmark = [pytest.mark.kubernetes]
 NOTE = "somebody.example/note"
@@ -27,55 +26,39 @@ OUR_LABELS = ("app.kubernetes.io/managed-by", "flowplane.dev/cluster")
 
 
 @pytest.fixture(scope="module")
-def stage(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> KubernetesStage:
+def ground(kubernetes: Kubernetes, tmp_path_factory: pytest.TempPathFactory) -> Ground:
     """A region whose clusters have objects of every kind that this Kubernetes knows."""
-    settings = make_settings(kubernetes, tmp_path_factory.mktemp("by-hand"), None)
-    values = {**settings.values, "scheduling": SCHEDULING, "edge": {"kind": "ingress"}}
-    return KubernetesStage(replace(settings, values=values), kubernetes)
+    settings = simulated(make_settings(kubernetes, tmp_path_factory.mktemp("by-hand"), None))
+    return Ground(kubernetes, replace(settings, values={**settings.values, "edge": {"kind": "ingress"}}))
 
 
 @pytest.fixture(scope="module")
-def cluster(stage: KubernetesStage) -> Iterator[DesiredCluster]:
+def cluster(ground: Ground) -> Iterator[DesiredCluster]:
     """A cluster with gateways of its own; each test leaves it as it is wished."""
-    desired = stage.desired(gateway=Gateway.STANDALONE)
-    start(stage, desired)
+    desired = ground.desired(gateway=Gateway.STANDALONE)
+    start(ground.judge, desired)
     yield desired
-    stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+    ground.remove(desired)
 
 
 @pytest.fixture(autouse=True)
-def steady(stage: KubernetesStage, cluster: DesiredCluster) -> Iterator[None]:
-    """The guarantee before and after each fault: all is as it is wished, and the same pods run."""
-    await_steady(stage, cluster)
-    before = broker_pods(stage, cluster)
+def steady(ground: Ground, cluster: DesiredCluster) -> Iterator[None]:
+    """The guarantee before and after each fault: all is as it is wished, and the same brokers run."""
+    ground.await_steady(cluster)
+    before = brokers(ground, cluster)
     yield
-    await_steady(stage, cluster)
-    assert broker_pods(stage, cluster) == before
+    ground.await_steady(cluster)
+    assert brokers(ground, cluster) == before
 
 
-def await_steady(stage: KubernetesStage, cluster: DesiredCluster) -> ObservedCluster:
-    return await_sight(stage.backend, cluster, lambda sight: is_well(cluster)(sight) and plan(cluster, sight) is None)
+def brokers(ground: Ground, cluster: DesiredCluster) -> dict[str, str]:
+    return {name: uid for name, uid in ground.uids(cluster).items() if name.startswith("Pod/broker-")}
 
 
-def place_of(stage: KubernetesStage, cluster: DesiredCluster) -> Namespace:
-    return stage.cluster.inside(f"fp-{cluster.cluster_id}")
-
-
-def broker_pods(stage: KubernetesStage, cluster: DesiredCluster) -> list[str]:
-    pods = place_of(stage, cluster).get("pod", "-l", "app.kubernetes.io/component=broker")["items"]
-    return [one["metadata"]["uid"] for one in pods]
-
-
-def names_of(stage: KubernetesStage, cluster: DesiredCluster) -> list[str]:
-    """Every object that is rendered for the cluster, as kubectl calls it."""
-    rendered = Charts(stage.settings).kinds(Wish(cluster, cluster.size.brokers))
-    return [f"{one['kind'].lower()}/{one['metadata']['name']}" for one in rendered]
-
-
-def put_right(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+def put_right(ground: Ground, cluster: DesiredCluster) -> None:
     """Take the turn that a drifted cluster leads to. A process puts things right only so often; this is another one."""
-    assert plan(cluster, stage.backend.observe(cluster)) == StartEngine(())
-    stage.another_backend().start(cluster, (), epoch=stage.next_epoch())
+    assert plan(cluster, ground.judge.backend.observe(cluster)) == StartEngine(())
+    ground.judge.another_backend().start(cluster, (), epoch=ground.next_epoch())
 
 
 def edit(place: Namespace, name: str, change: Callable[[Any], object]) -> None:
@@ -86,57 +69,50 @@ def edit(place: Namespace, name: str, change: Callable[[Any], object]) -> None:
     place.kubectl("replace", "-f", "-", objects=json.dumps(found))
 
 
-def test_the_cluster_has_objects_of_every_kind(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+def test_the_cluster_has_objects_of_every_kind(ground: Ground, cluster: DesiredCluster) -> None:
     """So a kind that is new in the chart is edited and deleted here, too."""
-    kinds = {one.partition("/")[0] for one in names_of(stage, cluster)}
+    kinds = {one.partition("/")[0] for one in ground.rendered(cluster)}
 
-    assert kinds == {kind.name.lower() for kind in (*OWNED, INGRESS)}
+    assert kinds == {kind.name for kind in (*OWNED, INGRESS)}
 
 
 @pytest.mark.chaos
-def test_every_object_that_is_deleted_is_there_again(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+def test_every_object_that_is_deleted_is_there_again(ground: Ground, cluster: DesiredCluster) -> None:
     """Guarantee: whichever one is gone is missed, made again, and nothing else is made anew."""
-    place = place_of(stage, cluster)
-    names = names_of(stage, cluster)
-    for name in names:
-        before = uids(place, names)
-        place.kubectl("delete", name, "--cascade=orphan", "--wait=true")
-        put_right(stage, cluster)
-        after = uids(place, names)
+    for name in ground.rendered(cluster):
+        before = ground.uids(cluster)
+        ground.place(cluster).kubectl("delete", name, "--cascade=orphan", "--wait=true")
+        put_right(ground, cluster)
+        after = ground.uids(cluster)
 
-        assert {one for one in names if after[one] != before[one]} == {name}
-        assert stage.backend.observe(cluster).entrance is None
-
-
-def uids(place: Namespace, names: list[str]) -> dict[str, str]:
-    found = place.get(*names)["items"]
-    return {f"{one['kind'].lower()}/{one['metadata']['name']}": one["metadata"]["uid"] for one in found}
+        assert after.keys() == before.keys()
+        assert {one for one, uid in after.items() if uid != before[one]} == {name}
+        assert ground.judge.backend.observe(cluster).entrance is None
 
 
-def test_every_object_that_lost_our_labels_gets_them_back(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+def test_every_object_that_lost_our_labels_gets_them_back(ground: Ground, cluster: DesiredCluster) -> None:
     """Guarantee: what cannot be found by its labels is missed and marked again, not made twice and not removed."""
-    place, names = place_of(stage, cluster), names_of(stage, cluster)
-    before = uids(place, names)
-    place.kubectl("label", *names, *(f"{label}-" for label in OUR_LABELS))
-    put_right(stage, cluster)
+    before = ground.uids(cluster)
+    ground.place(cluster).kubectl("label", *ground.rendered(cluster), *(f"{label}-" for label in OUR_LABELS))
+    put_right(ground, cluster)
 
-    assert uids(place, names) == before
+    assert ground.uids(cluster) == before
 
 
 @pytest.mark.chaos
-def test_what_others_write_into_our_objects_is_theirs(stage: KubernetesStage, cluster: DesiredCluster) -> None:
+def test_what_others_write_into_our_objects_is_theirs(ground: Ground, cluster: DesiredCluster) -> None:
     """Guarantee: notes, labels, finalizers and entries of others are no drift, and outlast our putting things right."""
-    place, names = place_of(stage, cluster), names_of(stage, cluster)
+    place, names = ground.place(cluster), ground.rendered(cluster)
     place.kubectl("annotate", *names, f"{NOTE}=kept")
     place.kubectl("label", *names, f"{NOTE}=kept")
     for name in names:
-        place.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":["somebody.example/x"]}}')
-    place.kubectl("patch", "configmap/engine-files", "--type=merge", "-p", '{"data":{"theirs":"kept"}}')
+        ground.patch(cluster, name, {"metadata": {"finalizers": ["somebody.example/x"]}})
+    ground.patch(cluster, "configmap/engine-files", {"data": {"theirs": "kept"}})
     try:
-        assert stage.backend.observe(cluster).entrance is None
+        assert ground.judge.backend.observe(cluster).entrance is None
         edit(place, "service/gateway", lambda one: one["spec"]["selector"].update(nobody="here"))
         edit(place, "networkpolicy/default-deny", lambda one: one["spec"].update(ingress=[{}]))
-        put_right(stage, cluster)
+        put_right(ground, cluster)
         found = place.get(*names)["items"]
         for one in found:
             about = one["metadata"]
@@ -145,7 +121,7 @@ def test_what_others_write_into_our_objects_is_theirs(stage: KubernetesStage, cl
         assert place.get("configmap/engine-files")["data"]["theirs"] == "kept"
     finally:
         for name in names:
-            place.kubectl("patch", name, "--type=merge", "-p", '{"metadata":{"finalizers":null}}')
+            ground.patch(cluster, name, {"metadata": {"finalizers": None}})
 
 
 CONTAINER = ("spec", "template", "spec", "containers", 0)
@@ -165,18 +141,18 @@ ADDITIONS: dict[str, tuple[str, tuple[str | int, ...], dict[str, Any]]] = {
 
 @pytest.mark.chaos
 @pytest.mark.parametrize("what", ADDITIONS)
-def test_what_others_add_to_a_list_of_ours_goes(stage: KubernetesStage, cluster: DesiredCluster, what: str) -> None:
+def test_what_others_add_to_a_list_of_ours_goes(ground: Ground, cluster: DesiredCluster, what: str) -> None:
     """Guarantee: put right at once, not tried again and again: a server-side apply alone leaves what others own."""
     name, path, added = ADDITIONS[what]
-    place = place_of(stage, cluster)
+    place = ground.place(cluster)
     before = place.get(name)
     edit(place, name, lambda one: part_of(one, path).append(added))
-    put_right(stage, cluster)
+    put_right(ground, cluster)
     after = place.get(name)
 
     assert part_of(after, path) == part_of(before, path)
     assert after["metadata"]["uid"] == before["metadata"]["uid"]
-    assert stage.backend.observe(cluster).entrance is None
+    assert ground.judge.backend.observe(cluster).entrance is None
 
 
 def part_of(found: Any, path: tuple[str | int, ...]) -> Any:
@@ -195,13 +171,13 @@ def part_of(found: Any, path: tuple[str | int, ...]) -> Any:
     ],
 )
 def test_an_edit_of_the_kinds_that_only_some_clusters_have_is_undone(
-    stage: KubernetesStage, cluster: DesiredCluster, name: str, change: Callable[[Any], object]
+    ground: Ground, cluster: DesiredCluster, name: str, change: Callable[[Any], object]
 ) -> None:
     """Guarantee: as for the ten others."""
-    place = place_of(stage, cluster)
+    place = ground.place(cluster)
     before = place.get(name)
     edit(place, name, change)
-    put_right(stage, cluster)
+    put_right(ground, cluster)
 
     assert place.get(name)["spec"] == before["spec"]
 
@@ -216,13 +192,13 @@ def test_an_edit_of_the_kinds_that_only_some_clusters_have_is_undone(
     ids=["opened", "without", "others"],
 )
 def test_a_namespace_that_somebody_opened_is_closed_again(
-    stage: KubernetesStage, cluster: DesiredCluster, labels: dict[str, str | None]
+    ground: Ground, cluster: DesiredCluster, labels: dict[str, str | None]
 ) -> None:
     """Guarantee: its labels say what pods may do there, so they are ours as much as anything in it; others' stay."""
     name = f"fp-{cluster.cluster_id}"
-    before = stage.cluster.get("namespace", name)["metadata"]["labels"]
+    before = ground.cluster.get("namespace", name)["metadata"]["labels"]
     change = {"metadata": {"labels": {**labels, NOTE: "kept"}}}
-    stage.cluster.kubectl("patch", "namespace", name, "--type=merge", "-p", json.dumps(change))
-    put_right(stage, cluster)
+    ground.cluster.kubectl("patch", "namespace", name, "--type=merge", "-p", json.dumps(change))
+    put_right(ground, cluster)
 
-    assert stage.cluster.get("namespace", name)["metadata"]["labels"] == {**before, NOTE: "kept"}
+    assert ground.cluster.get("namespace", name)["metadata"]["labels"] == {**before, NOTE: "kept"}
