@@ -111,7 +111,7 @@ bench-doors: setup-development ## The REST door beside a bare one, at a million 
 bench-installation: setup-development ## How long backup and restore of our own database take (N=10000: clusters)
 	$(BIN)/python -m bench.installation $(N)
 
-bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install`, as root (five minutes; ARGS=--help)
+bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install`, as root (two minutes; ARGS=--help)
 	$(BIN)/python -m bench.k8s $(if $(N),--tenants $(N)) $(ARGS)
 
 format: setup-development ## Put the code into its form

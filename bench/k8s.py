@@ -30,8 +30,6 @@ from testbed.simulated import SCHEDULING
 from tests.kubernetes import Kubernetes
 
 FIGURES = ("one", "burst", "fleet", "fair")
-# The others have not been seen to their end on a quiet machine (docs/testing.md, "Owed").
-SEEN = ("one",)
 REGION = "bench"
 NODES = 5
 # What a region would say of itself; simulated pods go only where they ask to.
@@ -63,7 +61,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 def options_parser() -> argparse.ArgumentParser:
     """Return what reads the options, here and in the process that measures."""
     parser = argparse.ArgumentParser(prog="bench.k8s", description=__doc__)
-    parser.add_argument("--figure", nargs="+", choices=FIGURES, default=list(SEEN), help="which ones (one)")
+    parser.add_argument("--figure", nargs="+", choices=FIGURES, default=["one"], help="which ones (one)")
     parser.add_argument("--tenants", type=int, default=300, help="of a burst, and of the largest fleet (300)")
     parser.add_argument("--pairs", type=int, default=9, help="rounds of what is measured side by side (9)")
     parser.add_argument("--block", type=int, default=30, help="tenants of a burst in each such round (30)")
