@@ -6,8 +6,8 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,6 +16,7 @@ from django.db import InterfaceError, OperationalError, connection
 from common.errors import Permanent, Temporary
 from provisioning import executor, planner, services, wakeups
 from provisioning import selectors as read
+from provisioning.absence import Absence
 from provisioning.backends.base import ClusterBackend
 from provisioning.conditions import code_of
 from provisioning.errors import (
@@ -101,8 +102,12 @@ PARKED_SECONDS = 3600.0
 # A suspect waits so long for the turns beside it to end: several times the slowest one, and far less than its lease.
 SOLITUDE_SECONDS = 5.0
 
+# A lease that began just before the database went away has run out by then, and the clock has come round to its row.
+FORGIVING_SECONDS = 2 * LEASE_TTL.total_seconds()
+
 _turnstile = Turnstile()
 _silences = Silences()
+_absence = Absence(FORGIVING_SECONDS)
 
 
 def serve(*, seconds: float = SERVE_SECONDS) -> bool:
@@ -140,13 +145,27 @@ def turn(cluster_id: UUID) -> bool:
 def _claim_and(take: Callable[[Cluster], bool], cluster_id: UUID | None = None) -> bool | None:
     """Claim a row and take its turn, a suspect's alone in this process; None when there was nothing to claim."""
     with _turnstile.together():
-        row = Cluster.objects.claim(cluster_id, ttl=LEASE_TTL)
+        with noting_absence():
+            row = Cluster.objects.claim(cluster_id, ttl=LEASE_TTL, is_forgiven=_absence.forgives)
         if row is None:
             return None
         if not row.deaths or row.deaths >= MAX_DEATHS:
             return take(row)
     with _turnstile.alone(patience_seconds=SOLITUDE_SECONDS):
-        return Cluster.objects.begin_alone(row, ttl=LEASE_TTL) and take(row)
+        with noting_absence():
+            has_begun = Cluster.objects.begin_alone(row, ttl=LEASE_TTL)
+        return has_begun and take(row)
+
+
+@contextmanager
+def noting_absence() -> Iterator[None]:
+    """Notice it when the database does not answer what is asked first."""
+    try:
+        yield
+    except (OperationalError, InterfaceError):
+        _absence.note()
+        raise
+    _absence.end()
 
 
 def _attend(row: Cluster) -> bool:
@@ -168,9 +187,10 @@ def _attend(row: Cluster) -> bool:
 def _give_back_after_refusal(row: Cluster) -> None:
     """Give a lease back although what the turn found could not be written (deadlock, full disk), if the database can.
 
-    A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone.
+    A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone. Where
+    it cannot, the lease is forgiven at the next claim, after the database's return.
     """
-    with suppress(OperationalError, InterfaceError):
+    with suppress(OperationalError, InterfaceError), noting_absence():
         connection.close_if_unusable_or_obsolete()
         seconds = _backoff_seconds(row.failures)
         Cluster.objects.give_back(row, due_in_seconds=seconds, failures=row.failures + 1)

@@ -7,7 +7,7 @@ from uuid import UUID
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError, OperationalError
 
 from provisioning import reconciler, sweeper, wakeups
 
@@ -18,7 +18,13 @@ logger = logging.getLogger(__name__)
 def reconcile(cluster_id: str) -> None:
     """Take turns for whatever is due, in fair order. Whose id it is does not matter, see `wakeups.send`."""
     wakeups.hear()
-    if reconciler.serve():
+    try:
+        is_more_due = reconciler.serve()
+    except (OperationalError, InterfaceError):
+        # It rings for everything that is due then. A failed task would be a page in the log for each wish meanwhile.
+        logger.warning("the database does not answer; the clock rings when it is back")
+        return
+    if is_more_due:
         wakeups.send(UUID(cluster_id))
 
 

@@ -8,8 +8,11 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from common.errors import Permanent
 from provisioning import executor, wakeups
@@ -17,15 +20,33 @@ from provisioning.models import Region
 
 logger = logging.getLogger(__name__)
 
+Answer = TypeVar("Answer")
+
 # A region that refuses us is asked again so much later: a person has to act first.
 REFUSED_AGAIN_SECONDS = 30.0
+
+# A database that does not answer; it is told once, and nothing that the region says meanwhile is lost.
+AWAY_AGAIN_SECONDS = 2.0
+
+
+def insist(ask: Callable[[], Answer], *, pause: Callable[[float], object] = time.sleep) -> Answer:
+    """Ask the database until it answers, however long it is away: to end for it would not bring it back."""
+    is_told = False
+    while True:
+        close_old_connections()
+        try:
+            return ask()
+        except (OperationalError, InterfaceError):
+            if not is_told:
+                logger.warning("the database does not answer; the watch waits for it")
+            is_told = True
+        pause(AWAY_AGAIN_SECONDS)
 
 
 def watch_region(region: Region) -> None:
     """Wake every cluster that the region's backend reports, for ever."""
     for cluster_id in executor.backend_of(region.slug, region.backend).changes():
-        close_old_connections()
-        wakeups.wake(cluster_id)
+        insist(partial(wakeups.wake, cluster_id))
 
 
 def _is_refused(region: Region) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from django.conf import settings
 from django.core.management.base import BaseCommand
-from django.db import close_old_connections
+from django.db import InterfaceError, OperationalError, close_old_connections
 
 from common import pulse
 from provisioning.services import schedules
@@ -70,5 +70,8 @@ def _attempt(chore: Callable[[], object]) -> None:
     close_old_connections()
     try:
         chore()
-    except Exception:  # the clock's rim: a database that is away for a while must not stop the clock for good
+    except (OperationalError, InterfaceError) as error:
+        # One line for each, as this may go on for hours.
+        logger.warning("a tick failed, because the database refuses: %s", " ".join(str(error).split()))
+    except Exception:  # the clock's rim: one chore that cannot be done must not stop the clock for good
         logger.exception("a tick failed")

@@ -27,7 +27,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
         told = threading.Event()
-        watched, told_at = regions(), -TELL_EVERY_SECONDS
+        watched, told_at = watcher.insist(regions, pause=_rest), -TELL_EVERY_SECONDS
         ended = watcher.watch(watched)
 
         def stop(*_: Any) -> None:
@@ -43,3 +43,9 @@ class Command(BaseCommand):
                 told_at = time.monotonic()
                 watcher.tell(watched)
         sys.exit(0 if told.is_set() else 1)
+
+
+def _rest(seconds: float) -> None:
+    """Pass the time until the database is asked again."""
+    pulse.beat(settings.PULSE_FILE)
+    time.sleep(seconds)
