@@ -21,6 +21,7 @@ from provisioning.backends.base import ClusterBackend
 from provisioning.conditions import code_of
 from provisioning.errors import (
     BackupFailed,
+    DataDamaged,
     DataGone,
     EngineKeepsEnding,
     Fenced,
@@ -435,6 +436,8 @@ def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, actio
             _require_readable_data(subject, observed)
         case StartEngine(nodes) if nodes:
             _refuse_start(subject, observed)
+        case Wait(StepKind.AWAIT_HEALTHY) if observed.damage:
+            raise _damaged(subject, observed)
         case _:
             pass
     _refuse_endless_trial(subject, observed)
@@ -463,6 +466,9 @@ def _require_readable_data(subject: read.TurnSubject, observed: ObservedCluster)
 def _refuse_start(subject: read.TurnSubject, observed: ObservedCluster) -> None:
     row = subject.row
     _refuse_what_is_gone(subject, observed)
+    # Somebody who asks again may have mended the files.
+    if observed.damage and (subject.open_operation_id is None or StepKind.START_ENGINE in subject.tried_steps):
+        raise _damaged(subject, observed)
     if row.trial_ends_at is not None and row.start_attempts >= TRIAL_STARTS:
         raise _trial_failed(subject, observed, observed.last_exit or "The engine ended soon after it was started.")
     if row.start_after is not None and row.start_after > subject.now:
@@ -477,6 +483,16 @@ def _refuse_what_is_gone(subject: read.TurnSubject, observed: ObservedCluster) -
             "goes on when an operator brings its data back; else make a new cluster from its last backup and delete "
             "this one."
         )
+
+
+def _damaged(subject: read.TurnSubject, observed: ObservedCluster) -> Permanent:
+    """Waiting does not mend it, and neither does another start."""
+    if _is_trial(subject):
+        return _trial_failed(subject, observed, observed.damage)
+    return DataDamaged(
+        f"{observed.damage} They are left as they are, for somebody to examine. Restore a backup into this cluster; or "
+        "suspend it, have an operator put sound files in their place, and resume it."
+    )
 
 
 def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) -> None:
