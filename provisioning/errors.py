@@ -156,6 +156,12 @@ class DataGone(Permanent):
     code = "data_gone"
 
 
+class DataDamaged(Permanent):
+    """The engine cannot read its data."""
+
+    code = "data_damaged"
+
+
 class BackupFailed(Permanent):
     """The engine did not complete a backup, or there is no store to put it into."""
 

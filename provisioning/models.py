@@ -178,7 +178,7 @@ class ClusterQuerySet(OrganizationQuerySet["Cluster"]):
         """Those that a turn holds."""
         return self.live().filter(lease_expires_at__gt=Now())
 
-    def claim(self, cluster_id: UUID | None = None, *, ttl: timedelta) -> Cluster | None:
+    def claim(self, cluster_id: UUID | None = None, *, ttl: timedelta, is_forgiven: bool = False) -> Cluster | None:
         """Take the reconcile lease of a due cluster; None when none is due, or others hold all that are.
 
         Without an id it is the fairest row's turn: organizations go round, and whoever was served longest ago is next.
@@ -189,9 +189,10 @@ class ClusterQuerySet(OrganizationQuerySet["Cluster"]):
         the turn sets it to an earlier time, which `give_back` keeps.
 
         With `deaths` the row is a suspect: its last turn never came back, or it was parked for that. Such a turn is
-        taken alone, after `begin_alone`.
+        taken alone, after `begin_alone`. With `is_forgiven` a lease that has run out makes nobody a suspect: nobody
+        could give it back.
         """
-        statement = _claim_statement(ttl=ttl, is_named=cluster_id is not None)
+        statement = _claim_statement(ttl=ttl, is_named=cluster_id is not None, is_forgiven=is_forgiven)
         values = statements.fetch(statement, {"cluster_id": cluster_id})
         return _claimed(values) if values else None
 
@@ -430,8 +431,9 @@ _CLAIMED: tuple[tuple[str, type[models.Model]], ...] = (
 
 
 @cache
-def _claim_statement(*, ttl: timedelta, is_named: bool) -> str:
-    return statements.claim_statement(statements.columns_of(_CLAIMED), ttl=ttl, is_named=is_named)
+def _claim_statement(*, ttl: timedelta, is_named: bool, is_forgiven: bool) -> str:
+    columns = statements.columns_of(_CLAIMED)
+    return statements.claim_statement(columns, ttl=ttl, is_named=is_named, is_forgiven=is_forgiven)
 
 
 def _as_written(name: str, value: Any) -> Any:

@@ -6,8 +6,8 @@ import logging
 import random
 import time
 import uuid
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from uuid import UUID
 
@@ -16,10 +16,12 @@ from django.db import connection
 from common.errors import Permanent, Temporary
 from provisioning import executor, planner, services, wakeups
 from provisioning import selectors as read
+from provisioning.absence import Absence
 from provisioning.backends.base import ClusterBackend
 from provisioning.conditions import code_of
 from provisioning.errors import (
     BackupFailed,
+    DataDamaged,
     DataGone,
     EngineKeepsEnding,
     Fenced,
@@ -101,8 +103,12 @@ PARKED_SECONDS = 3600.0
 # A suspect waits so long for the turns beside it to end: several times the slowest one, and far less than its lease.
 SOLITUDE_SECONDS = 5.0
 
+# A lease that began just before the database went away has run out by then, and the clock has come round to its row.
+FORGIVING_SECONDS = 2 * LEASE_TTL.total_seconds()
+
 _turnstile = Turnstile()
 _silences = Silences()
+_absence = Absence(FORGIVING_SECONDS)
 
 
 def serve(*, seconds: float = SERVE_SECONDS) -> bool:
@@ -140,13 +146,27 @@ def turn(cluster_id: UUID) -> bool:
 def _claim_and(take: Callable[[Cluster], bool], cluster_id: UUID | None = None) -> bool | None:
     """Claim a row and take its turn, a suspect's alone in this process; None when there was nothing to claim."""
     with _turnstile.together():
-        row = Cluster.objects.claim(cluster_id, ttl=LEASE_TTL)
+        with noting_absence():
+            row = Cluster.objects.claim(cluster_id, ttl=LEASE_TTL, is_forgiven=_absence.forgives)
         if row is None:
             return None
         if not row.deaths or row.deaths >= MAX_DEATHS:
             return take(row)
     with _turnstile.alone(patience_seconds=SOLITUDE_SECONDS):
-        return Cluster.objects.begin_alone(row, ttl=LEASE_TTL) and take(row)
+        with noting_absence():
+            has_begun = Cluster.objects.begin_alone(row, ttl=LEASE_TTL)
+        return has_begun and take(row)
+
+
+@contextmanager
+def noting_absence() -> Iterator[None]:
+    """Notice it when the database does not answer what is asked first."""
+    try:
+        yield
+    except DATABASE_AWAY:
+        _absence.note()
+        raise
+    _absence.end()
 
 
 def _attend(row: Cluster) -> bool:
@@ -168,9 +188,10 @@ def _attend(row: Cluster) -> bool:
 def _give_back_after_refusal(row: Cluster) -> None:
     """Give a lease back although what the turn found could not be written (deadlock, full disk), if the database can.
 
-    A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone.
+    A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone. Where
+    it cannot, the lease is forgiven at the next claim, after the database's return.
     """
-    with suppress(*DATABASE_AWAY):
+    with suppress(*DATABASE_AWAY), noting_absence():
         connection.close_if_unusable_or_obsolete()
         seconds = _backoff_seconds(row.failures)
         Cluster.objects.give_back(row, due_in_seconds=seconds, failures=row.failures + 1)
@@ -415,6 +436,8 @@ def _refuse_hopeless(subject: read.TurnSubject, observed: ObservedCluster, actio
             _require_readable_data(subject, observed)
         case StartEngine(nodes) if nodes:
             _refuse_start(subject, observed)
+        case Wait(StepKind.AWAIT_HEALTHY) if observed.damage:
+            raise _damaged(subject, observed)
         case _:
             pass
     _refuse_endless_trial(subject, observed)
@@ -443,6 +466,9 @@ def _require_readable_data(subject: read.TurnSubject, observed: ObservedCluster)
 def _refuse_start(subject: read.TurnSubject, observed: ObservedCluster) -> None:
     row = subject.row
     _refuse_what_is_gone(subject, observed)
+    # Somebody who asks again may have mended the files.
+    if observed.damage and (subject.open_operation_id is None or StepKind.START_ENGINE in subject.tried_steps):
+        raise _damaged(subject, observed)
     if row.trial_ends_at is not None and row.start_attempts >= TRIAL_STARTS:
         raise _trial_failed(subject, observed, observed.last_exit or "The engine ended soon after it was started.")
     if row.start_after is not None and row.start_after > subject.now:
@@ -457,6 +483,16 @@ def _refuse_what_is_gone(subject: read.TurnSubject, observed: ObservedCluster) -
             "goes on when an operator brings its data back; else make a new cluster from its last backup and delete "
             "this one."
         )
+
+
+def _damaged(subject: read.TurnSubject, observed: ObservedCluster) -> Permanent:
+    """Waiting does not mend it, and neither does another start."""
+    if _is_trial(subject):
+        return _trial_failed(subject, observed, observed.damage)
+    return DataDamaged(
+        f"{observed.damage} They are left as they are, for somebody to examine. Restore a backup into this cluster; or "
+        "suspend it, have an operator put sound files in their place, and resume it."
+    )
 
 
 def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) -> None:

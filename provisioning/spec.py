@@ -206,6 +206,7 @@ class ObservedCluster:
         backup: how far the wished backup is; ABSENT when none is wished.
         backup_detail: sentence about that.
         keeps_former: something is kept for going back: data from before a restore or an upgrade.
+        damage: sentence about data that the engine cannot read, so that it never comes up; "" when it says none.
         waits_for: one sentence naming what is being waited for now, "" when nothing.
         endpoint: where clients reach it, None before it has one.
         age_seconds: how old this sight is; 0 for a fresh look.
@@ -230,6 +231,7 @@ class ObservedCluster:
     backup: Work = Work.ABSENT
     backup_detail: str = ""
     keeps_former: bool = False
+    damage: str = ""
     waits_for: str = ""
     endpoint: Endpoint | None = None
     age_seconds: float = 0.0

@@ -88,7 +88,7 @@ claimed AS (
         lease_epoch = lease_epoch + 1,
         lease_expires_at = statement_timestamp() + {ttl},
         due_at = statement_timestamp() + {ttl},
-        deaths = CASE WHEN lease_expires_at IS NULL THEN LEAST(deaths, {max_deaths} - 1) ELSE GREATEST(deaths, 1) END
+        deaths = CASE WHEN {is_no_death} THEN LEAST(deaths, {max_deaths} - 1) ELSE GREATEST(deaths, 1) END
     FROM picked WHERE cluster.id = picked.id
     RETURNING cluster.*
 )
@@ -246,14 +246,21 @@ def offer_statement(columns: str) -> str:
     return _OFFER.format(columns=columns)
 
 
-def claim_statement(columns: str, *, ttl: timedelta, is_named: bool) -> str:
+def claim_statement(columns: str, *, ttl: timedelta, is_named: bool, is_forgiven: bool = False) -> str:
     """Claim one due row and return all that a turn decides on; see `ClusterQuerySet.claim`.
 
     The lease's length stands in the text: a statement without parameters has one plan, which is always kept.
     """
     candidates = _ONE if is_named else _ANY
     lease = f"interval '{ttl.total_seconds()} seconds'"
-    return _CLAIM.format(candidates=candidates, columns=columns, max_deaths=MAX_DEATHS, claimers=CLAIMERS, ttl=lease)
+    return _CLAIM.format(
+        candidates=candidates,
+        columns=columns,
+        max_deaths=MAX_DEATHS,
+        claimers=CLAIMERS,
+        ttl=lease,
+        is_no_death="true" if is_forgiven else "lease_expires_at IS NULL",
+    )
 
 
 def give_back_statement(columns: tuple[str, ...]) -> str:

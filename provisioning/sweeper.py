@@ -75,7 +75,8 @@ class Sweeper:
 
         Takes turns itself, in fair order, for what is long overdue or could not be rung for.
         """
-        due = read.due_clusters(BATCH)
+        with reconciler.noting_absence():
+            due = read.due_clusters(BATCH)
         self._rung = {pk: at for pk, at in self._rung.items() if now - at < RING_AGAIN_SECONDS}
         are_heard = self._ring([pk for pk, overdue_seconds in due if overdue_seconds <= TAKE_OVER_SECONDS], now)
         if not are_heard or (due and due[0][1] > TAKE_OVER_SECONDS):

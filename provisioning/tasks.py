@@ -10,6 +10,7 @@ from celery.signals import celeryd_after_setup
 from django.db import DatabaseError
 
 from provisioning import reconciler, sweeper, wakeups
+from provisioning.statements import DATABASE_AWAY
 
 logger = logging.getLogger(__name__)
 
@@ -18,7 +19,13 @@ logger = logging.getLogger(__name__)
 def reconcile(cluster_id: str) -> None:
     """Take turns for whatever is due, in fair order. Whose id it is does not matter, see `wakeups.send`."""
     wakeups.hear()
-    if reconciler.serve():
+    try:
+        is_more_due = reconciler.serve()
+    except DATABASE_AWAY:
+        # It rings for everything that is due then. A failed task would be a page in the log for each wish meanwhile.
+        logger.warning("the database does not answer; the clock rings when it is back")
+        return
+    if is_more_due:
         wakeups.send(UUID(cluster_id))
 
 

@@ -10,6 +10,8 @@ import math
 import threading
 import time
 from collections.abc import Callable
+from functools import partial
+from typing import TypeVar
 
 from django.db import close_old_connections
 
@@ -17,20 +19,39 @@ from common.errors import Permanent
 from provisioning import executor, wakeups
 from provisioning.models import Region
 from provisioning.services import regions
+from provisioning.statements import DATABASE_AWAY
 
 logger = logging.getLogger(__name__)
+
+Answer = TypeVar("Answer")
 
 # A region that refuses us is asked again so much later: a person has to act first.
 REFUSED_AGAIN_SECONDS = 30.0
 # Long before what was told last is forgotten.
 TELL_EVERY_SECONDS = 20.0
 
+# A database that does not answer; it is told once, and nothing that the region says meanwhile is lost.
+AWAY_AGAIN_SECONDS = 2.0
+
+
+def insist(ask: Callable[[], Answer], *, pause: Callable[[float], object] = time.sleep) -> Answer:
+    """Ask the database until it answers, however long it is away: to end for it would not bring it back."""
+    is_told = False
+    while True:
+        close_old_connections()
+        try:
+            return ask()
+        except DATABASE_AWAY:
+            if not is_told:
+                logger.warning("the database does not answer; the watch waits for it")
+            is_told = True
+        pause(AWAY_AGAIN_SECONDS)
+
 
 def watch_region(region: Region) -> None:
     """Wake every cluster that the region's backend reports, for ever; tell that it is watched while it is heard."""
     for cluster_id in executor.backend_of(region.slug, region.backend).changes(_telling(region.slug)):
-        close_old_connections()
-        wakeups.wake(cluster_id)
+        insist(partial(wakeups.wake, cluster_id))
 
 
 def _is_refused(region: Region) -> bool:
@@ -76,7 +97,6 @@ def _telling(region_slug: str) -> Callable[[bool], None]:
         elif not is_heard and told_at > -math.inf:
             told_at = -math.inf
             wakeups.forget_watch(region_slug)
-            close_old_connections()
-            regions.look_sooner(region_slug)
+            insist(partial(regions.look_sooner, region_slug))
 
     return tell

@@ -15,13 +15,20 @@ from django.db.models.functions import Now
 from pytest_django.plugin import DjangoDbBlocker
 
 from billing.models import Subscription
-from provisioning import executor, wakeups
+from provisioning import executor, reconciler, wakeups
+from provisioning.absence import Absence
 from provisioning.models import Backup, Channel, Cluster, Operation, PlanType, Region
 from provisioning.spec import ClusterRequest
 from tenants.models import Audience, Organization
 from tests.factories import Person, make_person
 from tests.provisioning.pretend import PretendRegion
 from tests.provisioning.shared_region import SharedRegion
+
+
+@pytest.fixture(autouse=True)
+def database_is_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What another test had the database refuse forgives no death here."""
+    monkeypatch.setattr(reconciler, "_absence", Absence(reconciler.FORGIVING_SECONDS))
 
 
 @pytest.fixture

@@ -52,6 +52,7 @@ class PretendCluster:
     last_exit: str = ""
     card: Mapping[str, str] = field(default_factory=dict)
     entrance: bool | None = None
+    damage: str = ""
 
 
 @dataclass
@@ -65,6 +66,7 @@ class PretendRegion:
         slow: boots, stops, backups, restores and releases do not finish by themselves; `finish()` lets them.
         crash_on_start: engines end right after their start.
         crashing_release: those of this release do.
+        damaged: data of this epoch cannot be read: engines that begin with it do not come up, and say so.
         failing: work that comes to nothing: "backup", "restore".
         age_seconds: how old every sight is.
     """
@@ -79,6 +81,7 @@ class PretendRegion:
     slow: bool = False
     crash_on_start: bool = False
     crashing_release: str = ""
+    damaged: int | None = None
     failing: set[str] = field(default_factory=set)
     age_seconds: float = 0.0
     jwks: Mapping[str, Any] | None = None
@@ -117,6 +120,9 @@ class PretendRegion:
             age_seconds=self.age_seconds,
             restarts=cluster.starts,
             last_exit=cluster.last_exit,
+            damage=cluster.damage
+            if all(one.data_epoch == desired.data.epoch for one in cluster.brokers.values())
+            else "",
             entrance=cluster.entrance,
         )
 
@@ -168,7 +174,9 @@ class PretendRegion:
         crashes = self.crash_on_start or self.crashing_release == desired.release.version
         broker.release, broker.data_epoch = now
         broker.digest, broker.running, broker.stopping = desired.digest, not crashes, False
-        broker.healthy = not crashes and not self.slow
+        is_damaged = broker.data_epoch == self.damaged
+        broker.healthy = not crashes and not self.slow and not is_damaged
+        cluster.damage = "Files are damaged." if is_damaged else ""
         cluster.starts += 1
         cluster.last_exit = "The engine ended right after its start." if crashes else cluster.last_exit
         cluster.is_balanced = len(cluster.brokers) == 1
@@ -176,6 +184,7 @@ class PretendRegion:
     def stop(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
         cluster = self._reach("stop", desired.cluster_id, epoch)
         cluster.card = desired.card
+        cluster.damage = ""
         for node in nodes:
             broker = cluster.brokers[node]
             broker.running, broker.stopping, broker.healthy = self.slow, self.slow, False

@@ -6,7 +6,7 @@ from datetime import timedelta
 from uuid import UUID, uuid4
 
 import pytest
-from django.db import connection
+from django.db import OperationalError, connection
 from django.db.models import F
 from django.db.models.functions import Now
 from django.test.utils import CaptureQueriesContext
@@ -275,6 +275,30 @@ def test_a_turn_that_comes_back_ends_the_row_of_deaths(cluster: Cluster, region:
     claimed = Cluster.objects.claim(cluster.pk, ttl=TTL)
     assert claimed is not None
     assert claimed.deaths == 1
+
+
+def test_what_nobody_could_give_back_is_no_death(
+    cluster: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The database goes away during a turn, and is back when the lease has run out; again and again."""
+    for _ in range(statements.MAX_DEATHS + 1):
+        make_due(cluster)
+        assert Cluster.objects.claim(cluster.pk, ttl=TTL, is_forgiven=True) is not None
+        end_the_lease(cluster)
+        assert Cluster.objects.get(pk=cluster.pk).deaths == 0
+    with pytest.raises(OperationalError), reconciler.noting_absence():
+        raise OperationalError("too many connections")
+    monkeypatch.setattr(statements, "BEGIN_ALONE", "a statement of suspects only, which nobody understands")
+    assert reconciler.turn(cluster.pk) is True
+    assert region.verbs() == ["prepare"]
+
+
+def test_a_death_during_an_outage_counts_when_it_comes_again(cluster: Cluster) -> None:
+    for _ in range(statements.MAX_DEATHS):
+        let_the_worker_die(cluster)
+    claimed = Cluster.objects.claim(cluster.pk, ttl=TTL, is_forgiven=True)
+    assert claimed is not None
+    assert claimed.deaths == statements.MAX_DEATHS - 1
 
 
 def park(cluster: Cluster) -> None:

@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from django.db import InterfaceError, OperationalError
 from django.db.models.functions import Now
 
 from common.errors import Permanent
@@ -61,3 +62,27 @@ def test_what_rests_in_a_region_that_is_not_heard_any_more_is_looked_at_sooner(
     watcher.watch_region(Region.objects.get(pk="pretend"))
     assert not wakeups.is_watched("pretend")
     assert Cluster.objects.filter(pk=cluster.pk, due_at__lte=Now() + timedelta(minutes=6)).exists()
+
+
+def test_it_asks_until_there_is_an_answer_and_says_once_why_it_waits(caplog: pytest.LogCaptureFixture) -> None:
+    refusals = [OperationalError("too many connections"), InterfaceError("the connection is closed")] * 3
+    pauses: list[float] = []
+
+    def ask() -> str:
+        if refusals:
+            raise refusals.pop()
+        return "here"
+
+    assert watcher.insist(ask, pause=pauses.append) == "here"
+    assert pauses == [watcher.AWAY_AGAIN_SECONDS] * 6
+    assert [record.getMessage() for record in caplog.records] == [
+        "the database does not answer; the watch waits for it"
+    ]
+
+
+def test_any_other_trouble_is_no_reason_to_wait() -> None:
+    def ask() -> None:
+        raise ValueError("broken")
+
+    with pytest.raises(ValueError, match="broken"):
+        watcher.insist(ask, pause=lambda _seconds: pytest.fail("it waits"))

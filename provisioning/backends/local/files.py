@@ -19,7 +19,7 @@ from provisioning.errors import RegionUnreachable
 # A lock is held for the time of a start at the most; whoever waits longer comes back in another turn.
 LOCK_WAIT_SECONDS = 3.0
 LOCK_POLL_SECONDS = 0.05
-LOG_TAIL_BYTES = 65536
+LOG_PART_BYTES = 65536
 # What a full, read-only or broken disk answers.
 DISK_ERRORS = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO})
 
@@ -69,11 +69,20 @@ def write_json(path: Path, content: Mapping[str, Any], *, is_durable: bool = Fal
 
 def tail(path: Path) -> bytes:
     """Return a log's last part, b"" without one; never through a link, for the folder may be the engine user's."""
+    return _part(path, is_last=True)
+
+
+def head(path: Path) -> bytes:
+    """Return a log's first part; as `tail`."""
+    return _part(path, is_last=False)
+
+
+def _part(path: Path, *, is_last: bool) -> bytes:
     with suppress(OSError):
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
         with os.fdopen(descriptor, "rb") as file:
-            file.seek(max(0, os.fstat(descriptor).st_size - LOG_TAIL_BYTES))
-            return file.read(LOG_TAIL_BYTES)
+            file.seek(max(0, os.fstat(descriptor).st_size - LOG_PART_BYTES) if is_last else 0)
+            return file.read(LOG_PART_BYTES)
     return b""
 
 

@@ -52,6 +52,14 @@ class Sight:
     def has_copy_under_way(self) -> bool:
         return self.is_asked and not self.look.answered and self.broker.copying.exists()
 
+    @property
+    def is_damaged(self) -> bool:
+        """Whether it is not well, or ended without being told to, and said that it cannot read its data."""
+        record = self.record
+        if record is None or self.look.up or record.stopping_seconds(self.broker) is not None:
+            return False
+        return record.blames_data(self.broker)
+
     def is_of(self, wished: DesiredData) -> bool:
         """Whether it would work on the wished data; one that has nothing yet would."""
         return self.contents.data is None or self.contents.data.is_of(wished)
@@ -119,6 +127,7 @@ class Observation:
             backup=backup,
             backup_detail=backup_detail,
             keeps_former=any(self._keeps_former(sight) for sight in self._sights.values()),
+            damage=self._damage,
             waits_for=self._waits_for(data_detail, backup_detail),
             endpoint=self._endpoint(address),
             age_seconds=max((sight.age_seconds for sight in self._sights.values()), default=0.0),
@@ -192,6 +201,13 @@ class Observation:
             return sentence
         return f"{name_of(node, self._desired.size.brokers)}: {sentence}"
 
+    @cached_property
+    def _damage(self) -> str:
+        """Of several brokers, the others have what one of them has lost."""
+        wished = self._desired.data
+        is_lost = self._is_single and any(sight.is_of(wished) and sight.is_damaged for sight in self._sights.values())
+        return "The engine cannot read its data: files of it are damaged on the region's disk." if is_lost else ""
+
     def _keeps_former(self, sight: Sight) -> bool:
         broker = sight.broker
         data = sight.contents.data
@@ -214,7 +230,7 @@ class Observation:
     def _waits_for(self, data_detail: str, backup_detail: str) -> str:
         if not any(sight.running for sight in self._sights.values()):
             return self._release_detail or data_detail
-        return self._view.waits_for() or data_detail or backup_detail
+        return self._damage or self._view.waits_for() or data_detail or backup_detail
 
     def _endpoint(self, address: str) -> Endpoint | None:
         if not self._is_single:

@@ -4,18 +4,28 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from provisioning.backends.engine.health import Look
-from provisioning.backends.local.files import read_json, tail, write_json
+from provisioning.backends.local.files import head, read_json, tail, write_json
 from provisioning.backends.local.layout import BrokerFolder, Ports, Seat
 from provisioning.backends.local.process import Identity, read_boot_id
 from provisioning.errors import RegionUnreachable
 
 # A healthy engine is looked at every 3 s; an older sight means that no watch is running.
 SIGHT_FRESH_SECONDS = 5.0
+# Fixed words of the engine's about files of its own that make no sense: its log, its state, its vote and its topology,
+# each seen on damaged ones. Of most of them it does not end, and it never comes up.
+DAMAGES = (
+    b"io.camunda.zeebe.journal.CorruptedJournalException",
+    b"RocksDBException: block checksum mismatch",
+    b"io.atomix.raft.storage.serializer.MetaDecoder",
+    b"io.camunda.zeebe.topology.PersistedClusterTopology$",
+    b"io.camunda.zeebe.dynamic.config.PersistedClusterConfiguration$",
+)
 # Fixed words of the runtime and the engine. Nothing else of a log is ever repeated: it may hold workflow data.
 CAUSES = (
     (b"java.lang.OutOfMemoryError", "it ran out of memory"),
@@ -24,6 +34,7 @@ CAUSES = (
     (b"Address already in use", "one of its ports was taken"),
     (b"flowplane: the copy failed", "no copy of its data could be kept, for going back"),
     (b"Received a newer topology", "the other brokers had a newer topology, which it knows now"),
+    *((mark, "files of its data are damaged") for mark in DAMAGES),
 )
 
 
@@ -87,6 +98,16 @@ class EngineRecord:
 
     def note_stopping(self, seat: Seat) -> None:
         write_json(seat.stopping, {**self.identity.to_record(), "at": time.monotonic()})
+
+    def blames_data(self, seat: Seat) -> bool:
+        """Whether this process has written that its data is damaged: as it started, or a moment ago."""
+        log = seat.log / "engine.log"
+        with suppress(FileNotFoundError):
+            # It begins a log of its own with its first words; until then its predecessor's is there.
+            if log.lstat().st_mtime_ns >= seat.record.stat().st_mtime_ns:
+                words = head(log) + tail(log)
+                return any(mark in words for mark in DAMAGES)
+        return False
 
     def explain_end(self, seat: Seat, name: str) -> str:
         """Return why this process, which runs no more, ended; the reason before it when it was told to stop."""

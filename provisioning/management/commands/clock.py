@@ -15,6 +15,7 @@ from django.db import close_old_connections
 
 from common import pulse
 from provisioning.services import schedules
+from provisioning.statements import DATABASE_AWAY
 from provisioning.sweeper import Sweeper, keep_registers, publish_keys, take_inventories, tidy_stores
 from tenants import idempotency
 from tenants import services as tenancy
@@ -70,5 +71,8 @@ def _attempt(chore: Callable[[], object]) -> None:
     close_old_connections()
     try:
         chore()
-    except Exception:  # the clock's rim: a database that is away for a while must not stop the clock for good
+    except DATABASE_AWAY as error:
+        # One line for each, as this may go on for hours.
+        logger.warning("a tick failed, because the database refuses: %s", " ".join(str(error).split()))
+    except Exception:  # the clock's rim: one chore that cannot be done must not stop the clock for good
         logger.exception("a tick failed")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import sys
 import threading
+import time
 from typing import Any
 
 from django.conf import settings
@@ -23,7 +24,7 @@ class Command(BaseCommand):
     def handle(self, *args: Any, **options: Any) -> None:
         """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
         told = threading.Event()
-        ended = watcher.watch(regions())
+        ended = watcher.watch(watcher.insist(regions, pause=_rest))
 
         def stop(*_: Any) -> None:
             told.set()
@@ -35,3 +36,9 @@ class Command(BaseCommand):
             # None has ended. That a silent one ends is the backend's business: nothing may have happened for hours.
             pulse.beat(settings.PULSE_FILE)
         sys.exit(0 if told.is_set() else 1)
+
+
+def _rest(seconds: float) -> None:
+    """Pass the time until the database is asked again."""
+    pulse.beat(settings.PULSE_FILE)
+    time.sleep(seconds)

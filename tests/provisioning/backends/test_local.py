@@ -26,9 +26,11 @@ import urllib3
 from cryptography import x509
 
 from common.errors import Temporary
+from provisioning.backends.engine.origins import Contents, Origin
 from provisioning.backends.local import LocalBackend
 from provisioning.backends.local.admission import admit
 from provisioning.backends.local.configuration import DISK_WATERMARK_MIB
+from provisioning.backends.local.contents import write_contents
 from provisioning.backends.local.fetch import Preparation, unpack
 from provisioning.backends.local.files import on_disk
 from provisioning.backends.local.layout import ClusterFolder, Ports
@@ -38,8 +40,16 @@ from provisioning.backends.local.release import by_hand
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.backends.local.tls import KeyPairFiles
 from provisioning.errors import JavaMissing, NoCapacity, PortTaken, RegionUnreachable, ReleaseUnavailable
-from provisioning.spec import DesiredCluster, DesiredRelease, Lifecycle, ObservedCluster, ReleaseState
-from tests.provisioning.backends.conftest import SMALL, LocalStage, desired_release
+from provisioning.spec import (
+    BackupRef,
+    DesiredCluster,
+    DesiredData,
+    DesiredRelease,
+    Lifecycle,
+    ObservedCluster,
+    ReleaseState,
+)
+from tests.provisioning.backends.conftest import SMALL, TRIO, LocalStage, desired_release
 from tests.provisioning.backends.contract import BackendContract, await_sight, client, start
 
 LAUNCHER = Path(sys.modules[LocalBackend.__module__].__file__ or "").with_name("launch.py")
@@ -355,6 +365,10 @@ def test_an_engine_that_ignores_the_request_is_ended_by_force_after_the_grace_pe
     [
         ("Terminating due to java.lang.OutOfMemoryError: Java heap space", "it ran out of memory."),
         ("java.io.IOException: No space left on device", "the disk was full."),
+        (
+            "Caused by: io.camunda.zeebe.topology.PersistedClusterTopology$UnexpectedVersion: Topology file of Alice",
+            "files of its data are damaged.",
+        ),
         ("order 4711 of Alice", "its process was killed, or gave up."),
     ],
 )
@@ -369,6 +383,35 @@ def test_an_unexpected_end_is_explained_in_fixed_words_and_never_in_the_engines(
     sight = await_sight(empty_stage.backend, cluster, lambda sight: not sight.running)
 
     assert sight.last_exit == f"The engine ended without being told to: {sentence}"
+
+
+CORRUPTED = "io.camunda.zeebe.journal.CorruptedJournalException: Expected to find records until index 19"
+MISREAD = "org.rocksdb.RocksDBException: block checksum mismatch: stored = 1, computed = 2, of order 4711"
+
+
+@pytest.mark.parametrize("words", [CORRUPTED, MISREAD], ids=["log", "state"])
+def test_an_engine_that_says_that_its_data_is_damaged_is_believed_while_it_is_not_well(
+    empty_stage: LocalStage, folder: ClusterFolder, words: str
+) -> None:
+    log = folder.broker(0).log
+    log.mkdir()
+    (log / "engine.log").write_text(f"{words}\n")
+    write_contents(folder.broker(0), Contents(Origin(0)))
+    assert launch(order_for(folder, ["/bin/sleep", "300"], epoch=5)) == {"outcome": "started"}
+    cluster = empty_stage.desired(cluster_id=folder.cluster_id)
+    before = empty_stage.backend.observe(cluster)
+    # What follows may be long; the engine says it once, soon after its start.
+    (log / "engine.log").write_text(f"{words}\n" + "and so on\n" * 50_000)
+    damaged = empty_stage.backend.observe(cluster)
+    another = empty_stage.backend.observe(replace(cluster, data=DesiredData(1, BackupRef(cluster.cluster_id, 7))))
+    several = empty_stage.backend.observe(replace(cluster, size=TRIO))
+    empty_stage.backend.stop(cluster, cluster.nodes, epoch=6)
+    stopped = await_sight(empty_stage.backend, cluster, lambda sight: not sight.running)
+
+    assert before.damage == ""
+    assert damaged.damage == "The engine cannot read its data: files of it are damaged on the region's disk."
+    assert damaged.waits_for == damaged.damage
+    assert (another.damage, several.damage, stopped.damage) == ("", "", "")
 
 
 def age_stopping_note(folder: ClusterFolder, *, seconds: float) -> None:
