@@ -59,20 +59,20 @@ test: setup-development ## The test suite, on real servers and engines (ARGS='-k
 		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; exec $(MAKE) test-here; fi)
 
 test-here: setup-development
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes and not owed" $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes" $(ARGS)
 
 # With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (15 minutes, 10 more the first time)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around -- )$(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m "kubernetes and not chaos and not owed" $(ARGS)
+		$(BIN)/python -m pytest -m "kubernetes and not chaos" $(ARGS)
 
 test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (half an hour)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m "kubernetes and chaos and not owed" --ignore tests/provisioning/backends/faults $(ARGS)
+		$(BIN)/python -m pytest -m "kubernetes and chaos" --ignore tests/provisioning/backends/faults $(ARGS)
 
 chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (half an hour)
 	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m "not owed" --timeout 1200 tests/provisioning/backends/faults $(ARGS)
+		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)
@@ -84,7 +84,7 @@ testbed-status: setup-development ## Say what of it runs, where, and in how much
 	@exec $(TESTBED) status
 
 chaos: setup-development ## What is left out there for time: every kill, long lives, 1,000 random kills (SEED=1; hours)
-	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "chaos and not kubernetes and not owed" $(ARGS)
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "chaos and not kubernetes" $(ARGS)
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --every-kill --timeout 7200 tests/provisioning/test_kills.py
 	$(BIN)/python -m bench.chaos $(if $(SEED),--seed $(SEED))
 

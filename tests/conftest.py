@@ -38,6 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     """What `make chaos` asks for and `make test` leaves out for time."""
     parser.addoption("--every-kill", action="store_true", help="kill workers at every point of every turn")
     parser.addoption("--outage-seconds", type=int, default=60, help="how long a region's API server is down")
+    parser.addoption("--rounds", type=int, default=30, help="how often a cluster is made and removed under one name")
     parser.addoption("--off-seconds", type=int, default=120, help="how long everything of ours is switched off")
 
 

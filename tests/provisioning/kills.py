@@ -157,5 +157,9 @@ def turn_or_die(cluster_id: UUID, point: Point, action: type = object) -> bool:
 
 def is_over(outcome: TurnOutcome, cluster: Cluster) -> bool:
     """Whether nothing is left to do."""
-    is_busy = Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists()
-    return isinstance(outcome.action, planner.CloseCluster) or (outcome.action is None and not is_busy)
+    return isinstance(outcome.action, planner.CloseCluster) or (outcome.action is None and not is_busy(cluster))
+
+
+def is_busy(cluster: Cluster) -> bool:
+    """Whether an operation is under way."""
+    return Operation.objects.filter(cluster=cluster, state__in=OPEN_STATES).exists()

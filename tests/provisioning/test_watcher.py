@@ -58,6 +58,8 @@ def test_what_rests_in_a_region_that_is_not_heard_any_more_is_looked_at_sooner(
         yield from ()
 
     monkeypatch.setattr(region, "changes", changes)
+    # It would end this test's own transaction.
+    monkeypatch.setattr(watcher, "close_old_connections", lambda: None)
     wakeups.forget_watch("pretend")
     watcher.watch_region(Region.objects.get(pk="pretend"))
     assert not wakeups.is_watched("pretend")

@@ -129,7 +129,6 @@ def test_a_watch_that_falls_silent_is_opened_again_and_what_it_missed_is_told(
     region.settle(healthy)
 
 
-@pytest.mark.owed
 @pytest.mark.timeout(400)
 def test_a_watch_that_falls_silent_is_noticed_within_75_seconds(region: Region, healthy: DesiredCluster) -> None:
     """Guarantee: with the product's own time. One that hears bookmarks is left alone meanwhile."""
@@ -167,7 +166,6 @@ def test_a_watch_whose_server_is_gone_goes_on_when_it_is_back(
 # --- F18: a history that is gone --------------------------------------------------------------------------------------
 
 
-@pytest.mark.owed
 def test_a_history_that_is_gone_is_listed_once_and_nothing_is_missed(region: Region) -> None:
     """Guarantee: one list for each kind, and every change from before it is told: new, other, and gone."""
     changed, gone, beside = (region.healthy() for _ in range(3))
