@@ -149,7 +149,6 @@ def damage(snapshot: Path) -> dict[Path, bytes]:
     return {path: path.read_bytes() for path in snapshot.iterdir()}
 
 
-@pytest.mark.owed
 def test_an_engine_whose_files_are_damaged_says_so_and_is_restored(stack: Stack, customer: Customer) -> None:
     with living(customer, release="8.5.8") as cluster:
         at, broker = f"/clusters/{cluster['id']}", broker_of(stack, cluster)

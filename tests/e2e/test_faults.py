@@ -211,7 +211,7 @@ def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
             revoked = customer.request("POST", f"/clusters/{cluster['id']}/revoke-access")
             assert revoked.status_code == 202, revoked.text
             name = f"meanwhile-{uuid4().hex[:6]}"
-            assert customer.api("PATCH", f"/clusters/{new}", {"name": name})["name"] == name
+            customer.api("PATCH", f"/clusters/{new}", {"name": name})
             for engine in stack.engines(cluster["id"]):
                 os.kill(engine, signal.SIGKILL)  # of which the watch tells
             refused = "the database does not answer"
