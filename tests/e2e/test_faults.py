@@ -193,7 +193,6 @@ class Logs:
         return time.monotonic() - self._since
 
 
-@pytest.mark.owed
 def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
