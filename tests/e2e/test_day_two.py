@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import psycopg
 import pytest
 
 from embedded.database import superuser_address
+from embedded.doors import wait_for
+from provisioning.backends.engine.door import Limits
+from provisioning.backends.local.door import LoopbackDoor
+from provisioning.backends.local.layout import BrokerFolder, RegionFolder
+from provisioning.backends.local.record import EngineRecord
 from tests.e2e.stack import Customer, Stack
 from tests.e2e.traffic import Traffic
 from tests.provisioning.backends.tokens import EngineClient
@@ -112,6 +119,64 @@ def test_a_cluster_of_one_broker_is_upgraded_restored_copied_and_proven(stack: S
         assert "never goes back to an earlier release" in too_late.json()["detail"]
         # The data of a release that this one can follow is read.
         act(customer, f"{at}/restore-backup", {"backup": before["id"]})
+        assert finish(stack, customer, customer.until(cluster["id"], "healthy"), 1, 2) == {1, 2}
+
+
+def broker_of(stack: Stack, cluster: Mapping[str, Any]) -> BrokerFolder:
+    return RegionFolder(stack.home.region / "local").cluster(UUID(cluster["id"])).broker(0)
+
+
+def take_snapshot(broker: BrokerFolder) -> Path:
+    """Have the engine write its state down, which is what it begins with at its next start; the folder."""
+    record = EngineRecord.read(broker)
+    assert record is not None
+    door = LoopbackDoor(record.ports.management)
+    assert door.ask("POST", "actuator/partitions/takeSnapshot", limits=Limits(connect=1, read=10)) is not None
+    snapshots = broker.data / "raft-partition" / "partitions" / "1" / "snapshots"
+    return wait_for(
+        lambda: next((path.with_suffix("") for path in snapshots.glob("*.checksum")), None),
+        seconds=60,
+        what="The snapshot",
+    )
+
+
+def damage(snapshot: Path) -> dict[Path, bytes]:
+    """Overwrite the middle of what a snapshot holds; its files and what is in them now."""
+    for table in snapshot.glob("*.sst"):
+        with table.open("r+b") as file:
+            file.seek(table.stat().st_size // 2)
+            file.write(os.urandom(64))
+    return {path: path.read_bytes() for path in snapshot.iterdir()}
+
+
+def test_an_engine_whose_files_are_damaged_says_so_and_is_restored(stack: Stack, customer: Customer) -> None:
+    with living(customer, release="8.5.8") as cluster:
+        at, broker = f"/clusters/{cluster['id']}", broker_of(stack, cluster)
+        leave(stack, customer, cluster, 1, 2)
+        act(customer, f"{at}/backups")
+        (backup,) = backups_of(customer, cluster)
+        snapshot = take_snapshot(broker)
+        act(customer, f"{at}/suspend")
+        damaged = damage(snapshot)
+
+        failed = customer.finished(customer.api("POST", f"{at}/resume"))
+        assert (failed["state"], failed["error"]["code"]) == ("failed", "data_damaged")
+        assert failed["error"]["message"].startswith("The engine cannot read its data")
+        assert "Restore a backup into this cluster" in failed["error"]["message"]
+        shown = customer.api("GET", at)
+        assert shown["phase"] == "unhealthy"
+        told = {one["type"]: (one["status"], one["message"]) for one in shown["conditions"]}
+        assert told["Available"] == ("False", failed["error"]["message"])
+        assert told["Stalled"] == ("True", failed["error"]["message"])
+        (engine,) = stack.engines(cluster["id"])
+
+        # Nothing is tried behind anybody's back, and nothing is taken away.
+        stack.manage("system", "reconcile", cluster["id"])
+        assert customer.api("GET", at)["conditions"] == shown["conditions"]
+        assert stack.engines(cluster["id"]) == [engine]
+        assert {path: path.read_bytes() for path in snapshot.iterdir()} == damaged
+
+        act(customer, f"{at}/restore-backup", {"backup": backup["id"]})
         assert finish(stack, customer, customer.until(cluster["id"], "healthy"), 1, 2) == {1, 2}
 
 

@@ -18,11 +18,14 @@ import requests
 from embedded.database import superuser_address
 from embedded.doors import wait_for
 from provisioning.backends.local.process import find_all_holders
+from provisioning.sweeper import MAX_RINGS
 from tests.e2e.stack import Customer, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
 
 Found = TypeVar("Found")
+# What a clock does at its very first tick, all at once.
+CHORES = 10
 
 
 @pytest.fixture(scope="module")
@@ -135,6 +138,102 @@ def test_a_database_without_a_free_connection_answers_503_and_comes_back_by_itse
     with altered(stack, "ALTER ROLE flowplane_app CONNECTION LIMIT 0", "ALTER ROLE flowplane_app CONNECTION LIMIT -1"):
         assert_told_to_wait(call(stack, header, "GET", at), "unavailable")
     wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=30, what="An answer")
+
+
+@contextlib.contextmanager
+def counted_deaths(stack: Stack) -> Iterator[Callable[[], int]]:
+    """Count how often a cluster's turn is taken for one whose worker died, however soon that is forgotten."""
+    with superuser(stack) as admin:
+        admin.execute("CREATE TABLE counted (cluster_id uuid)")
+        admin.execute(
+            "CREATE FUNCTION count_death() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
+            "$$ BEGIN INSERT INTO public.counted VALUES (NEW.id); RETURN NULL; END $$"
+        )
+        admin.execute(
+            "CREATE TRIGGER count_death AFTER UPDATE ON provisioning_cluster FOR EACH ROW "
+            "WHEN (NEW.deaths > OLD.deaths) EXECUTE FUNCTION count_death()"
+        )
+
+        def count() -> int:
+            (number,) = admin.execute("SELECT count(*) FROM counted").fetchone() or (0,)
+            return int(number)
+
+        try:
+            yield count
+        finally:
+            admin.execute("DROP FUNCTION count_death() CASCADE")
+            admin.execute("DROP TABLE counted")
+
+
+def has_lapsed(stack: Stack, cluster_id: str) -> bool | None:
+    """Whether somebody holds the cluster's lease although its time is over."""
+    with superuser(stack) as admin:
+        found = admin.execute(
+            "SELECT lease_expires_at < now() FROM provisioning_cluster WHERE id = %s", [cluster_id]
+        ).fetchone()
+    return bool(found and found[0]) or None
+
+
+class Logs:
+    """What our processes without a door have written from now on."""
+
+    def __init__(self, stack: Stack) -> None:
+        self._files = {name: stack.home.logs / f"{name}.log" for name in ("worker", "clock", "watch")}
+        self._begun = {name: file.stat().st_size for name, file in self._files.items()}
+        self._since = time.monotonic()
+
+    def lines(self, name: str, words: str = "") -> int:
+        """How many lines with these words."""
+        written = self._files[name].read_bytes()[self._begun[name] :].decode()
+        return sum(words in line for line in written.splitlines())
+
+    @property
+    def seconds(self) -> float:
+        """The time since they began, or more."""
+        return time.monotonic() - self._since
+
+
+def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
+    stack: Stack, customer: Customer, cluster: dict[str, Any]
+) -> None:
+    """The role of worker, clock and watch may not connect, for longer than a lease; the web's may."""
+    limit = "ALTER ROLE flowplane_system CONNECTION LIMIT"
+    made = customer.create_cluster()
+    new = made["cluster"]["id"]
+    wait_for(lambda: stack.engines(new) or None, seconds=120, what="The new cluster's engine")
+    pids = {name: stack.supervisor.pid_of(name) for name in ("worker", "clock", "watch")}
+    with counted_deaths(stack) as deaths, contextlib.ExitStack() as frozen:
+        frozen.enter_context(worker_frozen_in_its_turn(stack, new, in_a_call=False))
+        logs = Logs(stack)
+        with altered(stack, f"{limit} 0", f"{limit} -1"):
+            frozen.close()  # what its turn finds, nobody can write down
+            revoked = customer.request("POST", f"/clusters/{cluster['id']}/revoke-access")
+            assert revoked.status_code == 202, revoked.text
+            name = f"meanwhile-{uuid4().hex[:6]}"
+            customer.api("PATCH", f"/clusters/{new}", {"name": name})
+            for engine in stack.engines(cluster["id"]):
+                os.kill(engine, signal.SIGKILL)  # of which the watch tells
+            refused = "the database does not answer"
+            wait_for(lambda: logs.lines("watch", refused) or None, seconds=60, what="The watch's word")
+            wait_for(lambda: logs.lines("worker", refused) or None, seconds=60, what="The worker's word")
+            wait_for(lambda: has_lapsed(stack, new), seconds=60, what="The end of the lease")
+
+            # One line for each silence, message and chore; a tick each second, and all rarer chores are less than one.
+            messages = logs.lines("worker", "received")
+            assert logs.lines("watch") == 1
+            assert messages <= MAX_RINGS + 2, "those on their way, and one for each wish"
+            assert logs.lines("worker") <= 3 * (messages + MAX_RINGS)
+            assert logs.lines("clock") <= 2 * (logs.seconds + 1) + CHORES
+            assert {name: stack.supervisor.pid_of(name) for name in pids} == pids
+
+        assert customer.finished(made["operation"])["state"] == "succeeded"
+        assert customer.finished(revoked.json())["state"] == "succeeded"
+        assert customer.until(new, "healthy")["name"] == name
+        customer.until(cluster["id"], "healthy")
+        assert [len(stack.engines(one)) for one in (new, cluster["id"])] == [1, 1]
+        assert deaths() == 0
+    assert {name: stack.supervisor.pid_of(name) for name in pids} == pids
+    customer.finished(customer.api("DELETE", f"/clusters/{new}?purge=true"))
 
 
 def _refused(answer: requests.Response) -> requests.Response | None:

@@ -17,8 +17,8 @@ from provisioning.errors import RegionUnreachable
 
 # A healthy engine is looked at every 3 s; an older sight means that no watch is running.
 SIGHT_FRESH_SECONDS = 5.0
-# Fixed words of the engine's about files of its own that make no sense: its log, its state, its vote and its topology,
-# each seen on damaged ones. Of most of them it does not end, and it never comes up.
+# Fixed words of the engine's about files of its own that make no sense: its log, its state, its vote and its topology
+# (twice: 8.6 calls that by another name), each seen of 8.5.8. Only of the last it ends; of all it never comes up.
 DAMAGES = (
     b"io.camunda.zeebe.journal.CorruptedJournalException",
     b"RocksDBException: block checksum mismatch",
