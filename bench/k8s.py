@@ -1,9 +1,9 @@
 """`make bench-k8s`: what our engine clusters cost on Kubernetes, beside Helm, a bare client and an operator on kopf.
 
-    python -m bench.k8s [--figure one|burst|fleet|fair ...] [--tenants 300] [--pairs 9] [--minutes 2] [--workers 1]
+    python -m bench.k8s [--figure one|healthy|burst|fleet|fair ...] [--tenants 300] [--pairs 9] [--minutes 2]
 
-As root. Each figure has a testbed of its own, fresh, with simulated nodes, and a PostgreSQL that waits for the disk.
-Requests are counted by the API server's own log; CPU by the kernel. Prints tables in Markdown.
+As root. Each figure has a testbed of its own, fresh, with simulated nodes (`healthy`: a real one), and a PostgreSQL
+that waits for the disk. Requests are counted by the API server's own log; CPU by the kernel. Prints Markdown.
 """
 
 from __future__ import annotations
@@ -29,13 +29,14 @@ from testbed.bed import Bed, ourselves
 from testbed.simulated import SCHEDULING
 from tests.kubernetes import Kubernetes
 
-FIGURES = ("one", "burst", "fleet", "fair")
+FIGURES = ("one", "healthy", "burst", "fleet", "fair")
+# Here real engines run, on the one real node.
+REAL = "healthy"
 REGION = "bench"
 NODES = 5
-# What a region would say of itself; simulated pods go only where they ask to.
+# What a region would say of itself.
 VALUES = {
     "image": {"pullPolicy": "IfNotPresent"},
-    "scheduling": SCHEDULING,
     "networkPolicy": {
         "clientsFrom": [{"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "flowplane-edge"}}}]
     },
@@ -77,7 +78,8 @@ def _in_a_testbed(figure: str, given: Sequence[str]) -> int:
     bed = Bed(home)
     place = ["--home", str(home)]
     try:
-        up = ["up", "simulated", "--nodes", str(NODES), "--audited", GROUP]
+        tier = ["node"] if figure == REAL else ["simulated", "--nodes", str(NODES)]
+        up = ["up", *tier, "--audited", GROUP]
         subprocess.run(ourselves([*place, *up]), check=True, stdout=subprocess.DEVNULL)
         words = [sys.executable, "-m", "bench.k8s", *given, "--figure", figure, *place]
         with subprocess.Popen(ourselves([*place, "run", "--", *words])) as child, passed_on(child):
@@ -100,7 +102,9 @@ def _inside(options: argparse.Namespace, given: Sequence[str]) -> int:
         shutil.copy(folder / f"{OURS}.yaml", folder / f"{REGION}.yaml")
         values = bench.home.root / "values"
         values.mkdir()
-        (values / f"{REGION}.yaml").write_text(yaml.safe_dump(VALUES), encoding="utf-8")
+        # Simulated pods go only where they ask to.
+        told = VALUES if options.figure == [REAL] else {**VALUES, "scheduling": SCHEDULING}
+        (values / f"{REGION}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
         return _measure(bench, folder, values, options, given)
     finally:
         with uninterrupted():

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from uuid import UUID
 
 import django
 
@@ -26,7 +27,7 @@ from django.conf import settings  # noqa: E402
 
 from bench import k8s_product  # noqa: E402
 from bench.k8s import options_parser  # noqa: E402
-from bench.k8s_peers import DEFINITION, BareSide, HelmSide, KopfSide, Laid, write_template  # noqa: E402
+from bench.k8s_peers import DEFINITION, BareSide, HelmSide, KopfSide, KubectlSide, Laid, write_template  # noqa: E402
 from bench.k8s_place import OURS, Asked, Audit, audit_log, control_plane, cpu_seconds, until  # noqa: E402
 from bench.k8s_product import Product, create, delete, new_person  # noqa: E402
 from bench.pairs import interleaved, ratio_of  # noqa: E402
@@ -159,6 +160,38 @@ _ONE: tuple[tuple[str, str, str, int, Callable[[Laid], float]], ...] = (
 
 def _told(counted: Counter[str]) -> str:
     return ", ".join(f"{times} x {what}" for what, times in counted.most_common())
+
+
+# --- A real engine ---
+
+
+def healthy(place: Place) -> None:
+    """Accepted to healthy on a real node, beside `kubectl apply` of the same manifests until the region says ready."""
+    product = place.product
+    kubectl = KubectlSide(place.folder, place.template)
+
+    def ours() -> Laid:
+        laid, person = product.bring_up()
+        (cluster_id,) = laid.tenants
+        delete(person, UUID(cluster_id))
+        until(lambda: namespace_of(UUID(cluster_id)) not in _namespaces(product), "Its end")
+        return laid
+
+    def theirs() -> Laid:
+        with product.held():
+            laid = kubectl.start()
+            kubectl.end(laid)
+        return laid
+
+    for side in (ours, theirs):  # renders the chart, makes connections and plans
+        side()
+    found = interleaved({"ours": ours, "kubectl": theirs}, place.options.pairs)
+    mine, other = ([one.seconds for one in found[name]] for name in ("ours", "kubectl"))
+    _head("One tenant: accepted → healthy, a real engine on a real node", f"{len(mine)} interleaved pairs")
+    _row("figure", "ours", "`kubectl apply`", "ours - it", "goal")
+    _rule(5)
+    more = [one - another for one, another in zip(mine, other, strict=True)]
+    _row("wall", middle(mine, " s", 1), middle(other, " s", 1), middle(more, " s", 1), "≤ 2 s")
 
 
 # --- A burst ---
@@ -457,7 +490,13 @@ def fair(place: Place) -> None:
     print(f"Another one's wish → the first request for it: {tail(took, 's', 2)} (goal: p99 ≤ 2).", flush=True)
 
 
-FIGURES: Mapping[str, Callable[[Place], None]] = {"one": one, "burst": burst, "fleet": fleet, "fair": fair}
+FIGURES: Mapping[str, Callable[[Place], None]] = {
+    "one": one,
+    "healthy": healthy,
+    "burst": burst,
+    "fleet": fleet,
+    "fair": fair,
+}
 
 if __name__ == "__main__":
     main()

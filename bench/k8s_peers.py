@@ -24,7 +24,7 @@ from provisioning.backends.kubernetes.charts import Charts, Identity, Wish
 from provisioning.backends.kubernetes.fence import namespace_for
 from provisioning.backends.kubernetes.holdings import Holdings
 from provisioning.backends.kubernetes.kinds import Kind
-from provisioning.backends.kubernetes.names import CLUSTER, MANAGED_BY, MANAGER, namespace_of
+from provisioning.backends.kubernetes.names import BROKER, CLUSTER, MANAGED_BY, MANAGER, namespace_of
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.catalogue import PLAN_TYPES, RELEASES
 from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle
@@ -166,6 +166,33 @@ class BareSide:
         spent = json.loads(done.stdout)
         tenants = tuple(f"fp-{tenant}" for tenant in spent["tenants"])
         return Laid(tenants, spent["seconds"], spent["cpu_seconds"], spent["peak_mb"])
+
+
+class KubectlSide:
+    """`kubectl apply` of a tenant's rendered manifests, and `kubectl rollout status` until its engine is ready."""
+
+    def __init__(self, folder: Path, template: Path) -> None:
+        self._folder, self._template = folder, template.read_text(encoding="utf-8")
+        self._kubectl = ["kubectl", "--kubeconfig", str(folder / f"{BARE}.yaml")]
+
+    def start(self) -> Laid:
+        """Lay one down and wait until the region calls it ready."""
+        tenant = str(uuid4())
+        manifests = self._folder / f"{tenant}.manifests.json"
+        items = json.loads(self._template.replace(str(TEMPLATE_ID), tenant))
+        manifests.write_text(json.dumps({"apiVersion": "v1", "kind": "List", "items": items}), encoding="utf-8")
+        namespace = f"fp-{tenant}"
+        began = time.monotonic()
+        self._run("apply", "--filename", str(manifests))
+        self._run("--namespace", namespace, "rollout", "status", f"statefulset/{BROKER}", "--timeout=600s")
+        return Laid((namespace,), time.monotonic() - began, 0.0)
+
+    def end(self, laid: Laid) -> None:
+        """Remove what was started, and wait until it is gone."""
+        self._run("delete", "namespace", *laid.tenants)
+
+    def _run(self, *words: str) -> None:
+        subprocess.run([*self._kubectl, *words], check=True, stdout=subprocess.DEVNULL)
 
 
 class KopfSide:

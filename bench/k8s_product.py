@@ -28,8 +28,9 @@ from provisioning.backends.kubernetes.connection import connect
 from provisioning.backends.kubernetes.kinds import POD, STATEFUL_SET
 from provisioning.backends.kubernetes.names import namespace_of
 from provisioning.backends.kubernetes.settings import Budget, KubernetesSettings, read_values
-from provisioning.models import Region
+from provisioning.models import Operation, Region
 from provisioning.spec import ClusterRequest
+from provisioning.states import OPEN_STATES, OperationState
 from tests.factories import Person, make_person
 
 REGION = "bench"
@@ -175,6 +176,17 @@ class Product:
         }
         worker = sum(peak_mb(child.pid) for name, child in self._children.items() if name.startswith("worker"))
         return Laid(tuple(names), ended - began, spent.ours + own, worker, details)
+
+    def bring_up(self) -> tuple[Laid, Person]:
+        """Wish one tenant; until its creation has succeeded, which is when its owner reads that it is healthy."""
+        person = new_person()
+        began = time.monotonic()
+        cluster_id = create(person)
+        made = Operation.objects.filter(cluster_id=cluster_id)
+        until(lambda: not made.filter(state__in=OPEN_STATES).exists(), "The creation's end", every=0.02)
+        seconds = time.monotonic() - began
+        assert made.get().state == OperationState.SUCCEEDED, made.get().error_message
+        return Laid((str(cluster_id),), seconds, 0.0), person
 
     def _next_people(self, count: int) -> Sequence[Person]:
         start = len(self.tenants)
