@@ -70,7 +70,7 @@ test-kubernetes-long: setup-development ## What takes too long for those: severa
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest -m "kubernetes and chaos" --ignore tests/provisioning/backends/faults $(ARGS)
 
-chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (half an hour)
+chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (20 minutes)
 	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 

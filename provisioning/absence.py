@@ -30,7 +30,9 @@ class Absence:
     def end(self) -> None:
         """It has answered."""
         if self._is_away:
-            self._is_away, self._forgives_until = False, self._now() + self._seconds
+            # First of all: whoever looks in between is to see one of the two.
+            self._forgives_until = self._now() + self._seconds
+            self._is_away = False
 
     @property
     def forgives(self) -> bool:

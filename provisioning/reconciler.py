@@ -7,7 +7,7 @@ import random
 import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from datetime import timedelta
 from uuid import UUID
 
@@ -51,7 +51,7 @@ from provisioning.planner import (
 from provisioning.services import TurnOutcome
 from provisioning.silence import Silences
 from provisioning.spec import Lifecycle, ObservedCluster, ReleaseState, Work
-from provisioning.statements import DATABASE_AWAY, MAX_DEATHS
+from provisioning.statements import MAX_DEATHS, is_away
 from provisioning.states import Hold, OperationKind, StepKind
 from provisioning.turnstile import Turnstile
 
@@ -117,7 +117,7 @@ def serve(*, seconds: float = SERVE_SECONDS) -> bool:
     Nobody is waited for: a cluster for which something was begun is due again a moment later, and rung for then.
 
     Raises:
-        one of `DATABASE_AWAY`: the database does not answer.
+        what `statements.is_away` knows: the database does not answer.
     """
     end = time.monotonic() + seconds
     while _claim_and(_attend) is not None:
@@ -163,8 +163,9 @@ def noting_absence() -> Iterator[None]:
     """Notice it when the database does not answer what is asked first."""
     try:
         yield
-    except DATABASE_AWAY:
-        _absence.note()
+    except Exception as error:
+        if is_away(error):
+            _absence.note()
         raise
     _absence.end()
 
@@ -173,10 +174,10 @@ def _attend(row: Cluster) -> bool:
     """Take a turn of which no error may reach the next cluster's."""
     try:
         has_begun = _take_turn(row)
-    except DATABASE_AWAY:
-        _give_back_after_refusal(row)
-        raise
-    except Exception:  # the loop's rim: a row that cannot be understood is nobody else's trouble, and must not spin
+    except Exception as error:  # the loop's rim: a row that cannot be understood is nobody else's trouble, nor spins
+        if is_away(error):
+            _give_back_after_refusal(row)
+            raise
         logger.exception("a turn broke off", extra={"cluster_id": row.pk})
         Cluster.objects.give_back(row, due_in_seconds=MAX_BACKOFF_SECONDS)
         return False
@@ -191,10 +192,14 @@ def _give_back_after_refusal(row: Cluster) -> None:
     A lease that runs out counts as its worker's death, and after three of them the cluster would be left alone. Where
     it cannot, the lease is forgiven at the next claim, after the database's return.
     """
-    with suppress(*DATABASE_AWAY), noting_absence():
-        connection.close_if_unusable_or_obsolete()
-        seconds = _backoff_seconds(row.failures)
-        Cluster.objects.give_back(row, due_in_seconds=seconds, failures=row.failures + 1)
+    seconds = _backoff_seconds(row.failures)
+    try:
+        with noting_absence():
+            connection.close_if_unusable_or_obsolete()
+            Cluster.objects.give_back(row, due_in_seconds=seconds, failures=row.failures + 1)
+    except Exception as error:
+        if not is_away(error):
+            raise
 
 
 def _take_turn(row: Cluster) -> bool:

@@ -13,16 +13,24 @@ from itertools import islice
 from typing import Any
 
 import psycopg
-from django.db import DEFAULT_DB_ALIAS, InterfaceError, InternalError, OperationalError, connection
+from django.db import DEFAULT_DB_ALIAS, InterfaceError, OperationalError, connection
 from django.db.models import Field, Model
 from django.db.models.expressions import DatabaseDefault
-
-# What a statement raises when the database is away, takes no changes now, or has ended our session, which lay idle in a
-# transaction (`InternalError`). No row is to blame, and the connection may be gone.
-DATABASE_AWAY = (OperationalError, InterfaceError, InternalError)
+from psycopg.errors import IdleInTransactionSessionTimeout, ReadOnlySqlTransaction
 
 # A turn whose worker died so often in a row is not tried any more before a person has looked.
 MAX_DEATHS = 3
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether a statement failed because the database is away, takes no changes now, or has ended our session.
+
+    No row is to blame then, and the connection may be gone. The last two are internal errors to Django, as is much that
+    does have its cause in a row or in us.
+    """
+    refusals = (IdleInTransactionSessionTimeout, ReadOnlySqlTransaction)
+    return isinstance(error, OperationalError | InterfaceError) or isinstance(error.__cause__, refusals)
+
 
 # So many due rows, the oldest, are compared whatever happens; up to here "whose turn is it?" is answered exactly.
 WINDOW = 32

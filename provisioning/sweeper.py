@@ -24,7 +24,7 @@ from provisioning.errors import RegionUnreachable
 from provisioning.models import Backup, Leftover, Region
 from provisioning.services import backups, installation, leftovers, regions
 from provisioning.spec import BackupRef
-from provisioning.statements import DATABASE_AWAY
+from provisioning.statements import is_away
 from provisioning.states import LeftoverKind
 from tenants import tokens
 
@@ -107,8 +107,8 @@ def keep_registers() -> None:
         if isinstance(answer, Exception):
             _note_silence(region, answer)
             continue
-        regions.note_answer(region)
         with _rim(region, "could not compare the register of region %s"):
+            regions.note_answer(region)
             if installation.compare(answer):
                 logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
             compared.add(region.slug)
@@ -260,9 +260,9 @@ def _rim(region: Region, sentence: str) -> Iterator[None]:
     """Go on with the next region whatever one has said; not without the database."""
     try:
         yield
-    except DATABASE_AWAY:
-        raise
-    except Exception:  # a region's rim: the next tick tries again
+    except Exception as error:  # a region's rim: the next tick tries again
+        if is_away(error):
+            raise
         logger.exception(sentence, region.slug)
 
 

@@ -7,10 +7,10 @@ from uuid import UUID
 
 from celery import shared_task
 from celery.signals import celeryd_after_setup
-from django.db import DatabaseError
+from django.db import DatabaseError, InterfaceError
 
 from provisioning import reconciler, sweeper, wakeups
-from provisioning.statements import DATABASE_AWAY
+from provisioning.statements import is_away
 
 logger = logging.getLogger(__name__)
 
@@ -21,7 +21,9 @@ def reconcile(cluster_id: str) -> None:
     wakeups.hear()
     try:
         is_more_due = reconciler.serve()
-    except DATABASE_AWAY:
+    except Exception as error:
+        if not is_away(error):
+            raise
         # It rings for everything that is due then. A failed task would be a page in the log for each wish meanwhile.
         logger.warning("the database does not answer; the clock rings when it is back")
         return
@@ -34,6 +36,6 @@ def compare_registers(**_: object) -> None:
     """Before the first turn: on a database that was restored from an older copy nothing may be done."""
     try:
         sweeper.keep_registers()
-    except DatabaseError:
+    except (DatabaseError, InterfaceError):
         # Turns fail, too, until it is back; and the clock compares again and again.
         logger.warning("the database does not answer yet")

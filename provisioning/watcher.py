@@ -19,7 +19,7 @@ from common.errors import Permanent
 from provisioning import executor, wakeups
 from provisioning.models import Region
 from provisioning.services import regions
-from provisioning.statements import DATABASE_AWAY
+from provisioning.statements import is_away
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,9 @@ def insist(ask: Callable[[], Answer], *, pause: Callable[[float], object] = time
         close_old_connections()
         try:
             return ask()
-        except DATABASE_AWAY:
+        except Exception as error:
+            if not is_away(error):
+                raise
             if not is_told:
                 logger.warning("the database does not answer; the watch waits for it")
             is_told = True
@@ -64,7 +66,7 @@ def _is_refused(region: Region) -> bool:
     return False
 
 
-def watch(regions: list[Region]) -> threading.Event:
+def watch(watched: list[Region]) -> threading.Event:
     """Watch each region in a thread of its own; the event is set when one of them ends, which it never should.
 
     The process must then exit and be started anew: a watch that is silently dead serves a frozen picture.
@@ -80,7 +82,7 @@ def watch(regions: list[Region]) -> threading.Event:
         finally:
             ended.set()
 
-    for region in regions:
+    for region in watched:
         threading.Thread(target=run, args=[region], name=f"watch-{region.slug}", daemon=True).start()
     return ended
 

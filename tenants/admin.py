@@ -82,6 +82,9 @@ class OperatorAdmin(ModelAdmin):
     def save_model(self, request: HttpRequest, obj: Model, form: ModelForm[Any], change: bool) -> None:
         """Save what the operator changed and nothing else, and record which fields changed from what to what."""
         obj.save(update_fields=_changed_columns(obj, form) if change else None)
+        if change:
+            # Django writes the lists that are left here, after this.
+            form.cleaned_data = {name: form.cleaned_data[name] for name in form.changed_data}
         verb = "changed" if change else "added"
         action = f"operator.{obj._meta.model_name}.{verb}"
         audit.record(operator_of(request), action=action, target=obj, changes=_changes(form))

@@ -121,7 +121,7 @@ def under_way() -> QuerySet[Cluster]:
 def call_off(region: Region) -> None:
     """The region was in maintenance meanwhile: what these drills would measure is worthless, and nobody has failed.
 
-    A cluster whose backups are proven by a rhythm has its turn again at once.
+    A cluster whose backups are proven by a rhythm has its turn again soon.
     """
     for row in under_way().filter(region=region).select_for_update(of=("self",), no_key=True):
         end(

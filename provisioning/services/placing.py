@@ -24,7 +24,8 @@ def offered(request: ClusterRequest, organization_id: UUID) -> list[Any]:
     """The region, which is locked, and the plan type, channel and release that are asked for; the latter None where
     there is none, for which the caller finds the sentence. One prepared statement; two when no region is named.
 
-    The organization is locked before any region: whoever holds a region waits for nothing that it holds.
+    The organization is locked before any region, and a region before any cluster; a turn that closes a cluster goes the
+    other way round.
 
     Raises:
         InvalidSpec: a label is none, or the region is not there, lacks a label, or takes no new clusters.

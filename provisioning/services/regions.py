@@ -8,13 +8,14 @@ from datetime import datetime, timedelta
 from django.conf import settings
 from django.db import transaction
 from django.db.models import DurationField, ExpressionWrapper, F, OuterRef, Q, Subquery, Value
-from django.db.models.functions import Now, Random
+from django.db.models.functions import Greatest, Now, Random
 
 from common.errors import Conflict
 from provisioning import placement
 from provisioning import selectors as read
 from provisioning.models import Backup, Cluster, Region
 from provisioning.services import drills
+from provisioning.services.trials import TRIAL
 from provisioning.spec import Lifecycle
 from provisioning.states import BackupState, Phase
 from tenants import audit
@@ -102,26 +103,34 @@ def note_answer(region: Region) -> None:
 
     After a silence, a trial gets back the time in which nobody saw how it went, and what has waited goes on.
     """
-    if region.silent_since is not None:
-        _end_silence(region.pk)
+    if region.silent_since is not None and _end_silence(region.pk):
+        _resume(region)
     is_news = Q(answered_at=None) | Q(answered_at__lt=Now() - ANSWERED_EVERY)
     Region.objects.filter(is_news, pk=region.pk).update(answered_at=Now())
 
 
 @transaction.atomic
-def _end_silence(slug: str) -> None:
-    """Once, of several clocks that hear the region at the same moment."""
+def _end_silence(slug: str) -> bool:
+    """True once, of several clocks that hear the region at the same moment.
+
+    What waits is for after this transaction: a turn that closes a cluster holds that row and wants the region's.
+    """
     region = _locked(slug)
     if region.silent_since is None:
-        return
+        return False
     _give_back(region, region.silent_since, until=region.maintenance_since)
     Region.objects.filter(pk=slug).update(answered_at=Now(), silent_since=None, silence="")
-    _resume(region)
+    return True
 
 
 def _give_back(region: Region, since: datetime, *, until: datetime | None) -> None:
-    """Give trials the time back from then until now, or until something else began that will give back its own."""
-    lost = ExpressionWrapper((Now() if until is None else Value(until)) - Value(since), DurationField())
+    """Give trials the time back from then until now, or until something else began that will give back its own.
+
+    Not more than has passed of a trial: one may have begun meanwhile.
+    """
+    began = Greatest(Value(since), F("trial_ends_at") - Value(TRIAL))
+    none = Value(timedelta(0))
+    lost = Greatest(ExpressionWrapper((Now() if until is None else Value(until)) - began, DurationField()), none)
     if until is None or until > since:
         there = Cluster.objects.live().filter(region=region, trial_ends_at__gt=since)
         there.update(trial_ends_at=F("trial_ends_at") + lost)

@@ -18,7 +18,7 @@ from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import drills
 from provisioning.services.wishes import back_up_cluster
 from provisioning.spec import Lifecycle
-from provisioning.statements import DATABASE_AWAY
+from provisioning.statements import is_away
 from provisioning.states import OPEN_STATES, BackupReason, BackupState
 from tenants.actor import Actor, PrincipalKind
 from tenants.roles import Permission
@@ -47,9 +47,9 @@ def _alone(start: Callable[[dict[str, Any]], bool], row: dict[str, Any], field: 
     """Begin what is due for one cluster; one that cannot be begun is nobody else's trouble, and waits for an hour."""
     try:
         return start(row)
-    except DATABASE_AWAY:
-        raise
-    except Exception:  # a cluster's rim: whoever is due behind it must have its turn
+    except Exception as error:  # a cluster's rim: whoever is due behind it must have its turn
+        if is_away(error):
+            raise
         logger.exception("what was due by a schedule was not begun", extra={"cluster_id": row["pk"]})
         Cluster.objects.filter(pk=row["pk"], **{field: row[field]}).update(**{field: Now() + AGAIN_AFTER})
         return False

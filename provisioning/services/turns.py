@@ -120,7 +120,9 @@ def _conclude(subject: read.TurnSubject, operation: Operation) -> None:
         Cluster.objects.filter(pk=row.pk).update(former_release=None, is_on_trial=False, trial_ends_at=None)
     if operation.kind in (OperationKind.CREATE, OperationKind.RESTORE_BACKUP):
         leftovers.record_copied(row)
-    if operation.kind == OperationKind.CREATE and row.drill_of_id is not None:
+    # In maintenance nobody knows since when it has been healthy: it is called off at the end.
+    is_measured = row.drill_of_id is not None and row.region.maintenance_since is None
+    if operation.kind == OperationKind.CREATE and is_measured:
         drills.conclude(row, subject.now)
 
 

@@ -16,7 +16,7 @@ from django.urls import reverse
 from billing.models import Plan, Subscription
 from provisioning import access, services
 from provisioning.backends.base import Find
-from provisioning.models import Cluster, Installation, Leftover, Operation, Region
+from provisioning.models import Channel, Cluster, Installation, Leftover, Operation, Region, Release
 from provisioning.services import installation, leftovers
 from provisioning.states import Hold, LeftoverState
 from tenants import services as tenancy
@@ -195,6 +195,7 @@ def test_what_moved_since_the_page_was_opened_is_not_put_back(
 
     monkeypatch.setattr(Region, "clean", move_once_more)
     url = reverse("admin:provisioning_region_change", args=["pretend"])
+    assert 'name="initial-is_open"' in page(site, "provisioning_region_change", "pretend")
     form = opened(site, url)
     Region.objects.filter(pk="pretend").update(is_open=False, max_clusters=9)
     answer = site.post(url, form | {"name": "Pretended"})
@@ -204,6 +205,20 @@ def test_what_moved_since_the_page_was_opened_is_not_put_back(
     assert (region.placed, region.silence) == (8, "It is on fire.")
     event = AuditEvent.objects.get(action="operator.region.changed", target_id="pretend")
     assert event.changes == {"name": ["Pretend", "Pretended"]}
+
+
+def test_a_list_that_grew_since_the_page_was_opened_stays_so(site: WebClient, cluster: Cluster) -> None:
+    channel = Channel.objects.get(slug="stable")
+    url = reverse("admin:provisioning_channel_change", args=["stable"])
+    form = opened(site, url)
+    fresh = Release.objects.exclude(channels=channel).first()
+    assert fresh is not None
+    channel.releases.add(fresh)
+    answer = site.post(url, form | {"name": "Steady"})
+    assert answer.status_code == 302, answer.content.decode()
+    channel.refresh_from_db()
+    assert channel.name == "Steady"
+    assert fresh in channel.releases.all()
 
 
 def test_the_list_of_regions_says_fill_state_and_last_answer_in_the_same_number_of_queries(

@@ -12,6 +12,7 @@ from provisioning import selectors, services
 from provisioning.errors import InMaintenance
 from provisioning.models import Cluster, Region
 from provisioning.services import regions, schedules
+from provisioning.services.trials import TRIAL
 from provisioning.states import OperationState
 from tenants.actor import SYSTEM
 from tests.factories import Person
@@ -30,16 +31,17 @@ def say(**fields: object) -> None:
 
 @pytest.fixture
 def on_trial(alice: Person, region: PretendRegion) -> Cluster:
-    """A cluster with another minute to be well in, or the former data is wished again."""
+    """A cluster that had another minute to be well in, an hour ago, when its region was lost; else its former data is
+    wished again."""
     cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
-    Cluster.objects.filter(pk=cluster.pk).update(is_on_trial=True, trial_ends_at=Now() + timedelta(minutes=1))
+    Cluster.objects.filter(pk=cluster.pk).update(is_on_trial=True, trial_ends_at=Now() - timedelta(minutes=59))
     return cluster
 
 
-def is_given(cluster: Cluster, *, minutes: int) -> bool:
-    """Whether its trial ends in a minute and so many more."""
-    earliest = Now() + timedelta(minutes=minutes)
-    ends = {"trial_ends_at__gt": earliest, "trial_ends_at__lte": earliest + timedelta(minutes=1)}
+def has_minutes(cluster: Cluster, minutes: int) -> bool:
+    """Whether its trial ends in the last of so many minutes."""
+    latest = Now() + timedelta(minutes=minutes)
+    ends = {"trial_ends_at__gt": latest - timedelta(minutes=1), "trial_ends_at__lte": latest}
     return Cluster.objects.filter(pk=cluster.pk, **ends).exists()
 
 
@@ -47,7 +49,7 @@ def test_a_trial_gets_back_the_time_of_the_maintenance(on_trial: Cluster) -> Non
     regions.begin_maintenance(actor=SYSTEM, slug="pretend")
     say(maintenance_since=F("maintenance_since") - timedelta(hours=1))
     regions.end_maintenance(actor=SYSTEM, slug="pretend")
-    assert is_given(on_trial, minutes=60)
+    assert has_minutes(on_trial, 1)
 
 
 def test_a_trial_gets_back_the_time_of_a_silence_once(on_trial: Cluster) -> None:
@@ -55,7 +57,14 @@ def test_a_trial_gets_back_the_time_of_a_silence_once(on_trial: Cluster) -> None
     as_two_clocks_saw_it = Region.objects.get(pk="pretend")
     regions.note_answer(as_two_clocks_saw_it)
     regions.note_answer(as_two_clocks_saw_it)
-    assert is_given(on_trial, minutes=60)
+    assert has_minutes(on_trial, 1)
+
+
+def test_a_trial_that_began_in_a_silence_gets_back_no_more_than_has_passed_of_it(on_trial: Cluster) -> None:
+    Cluster.objects.filter(pk=on_trial.pk).update(trial_ends_at=Now() + TRIAL - timedelta(minutes=10))
+    say(silent_since=Now() - timedelta(days=2), silence="No answer.")
+    regions.note_answer(Region.objects.get(pk="pretend"))
+    assert has_minutes(on_trial, 15)
 
 
 @pytest.mark.parametrize(("silent", "maintained"), [(60, 30), (30, 60)])
@@ -69,7 +78,7 @@ def test_a_trial_gets_back_what_a_silence_and_a_maintenance_have_in_common_once(
     regions.end_maintenance(actor=SYSTEM, slug="pretend")
     if not is_heard_first:
         regions.note_answer(Region.objects.get(pk="pretend"))
-    assert is_given(on_trial, minutes=60)
+    assert has_minutes(on_trial, 1)
 
 
 def test_a_drill_that_a_maintenance_meets_is_called_off_and_has_not_failed(
@@ -92,4 +101,4 @@ def test_a_drill_that_a_maintenance_meets_is_called_off_and_has_not_failed(
     assert (view.state, view.error_code) == (OperationState.CANCELLED, "cancelled")
     turn_until_rest(copy)
     assert Cluster.objects.get(pk=copy.pk).deleted_at is not None
-    assert schedules.start_due_drills() == 1, "a rhythm proves it again at once"
+    assert schedules.start_due_drills() == 1, "a rhythm proves it again once the copy is gone"

@@ -15,7 +15,7 @@ from django.db import close_old_connections
 
 from common import pulse
 from provisioning.services import schedules
-from provisioning.statements import DATABASE_AWAY
+from provisioning.statements import is_away
 from provisioning.sweeper import Sweeper, keep_registers, publish_keys, take_inventories, tidy_stores
 from tenants import idempotency
 from tenants import services as tenancy
@@ -71,8 +71,9 @@ def _attempt(chore: Callable[[], object]) -> None:
     close_old_connections()
     try:
         chore()
-    except DATABASE_AWAY as error:
-        # One line for each, as this may go on for hours.
-        logger.warning("a tick failed, because the database refuses: %s", " ".join(str(error).split()))
-    except Exception:  # the clock's rim: one chore that cannot be done must not stop the clock for good
-        logger.exception("a tick failed")
+    except Exception as error:  # the clock's rim: one chore that cannot be done must not stop the clock for good
+        if is_away(error):
+            # One line for each, as this may go on for hours.
+            logger.warning("a tick failed, because the database refuses: %s", " ".join(str(error).split()))
+        else:
+            logger.exception("a tick failed")

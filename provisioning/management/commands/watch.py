@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-import threading
 import time
 from typing import Any
 
@@ -23,19 +22,18 @@ class Command(BaseCommand):
 
     def handle(self, *args: Any, **options: Any) -> None:
         """Exit 0 when told to stop, 1 when a watch died: whoever runs us starts us again."""
-        told = threading.Event()
-        ended = watcher.watch(watcher.insist(regions, pause=_rest))
 
         def stop(*_: Any) -> None:
-            told.set()
-            ended.set()
+            sys.exit(0)
 
+        # First of all: it may wait for the database for long.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, stop)
+        ended = watcher.watch(watcher.insist(regions, pause=_rest))
         while not ended.wait(1.0):
-            # None has ended. That a silent one ends is the backend's business: nothing may have happened for hours.
+            # None has ended. Of a silent one the backend goes on trying: nothing may have happened for hours.
             pulse.beat(settings.PULSE_FILE)
-        sys.exit(0 if told.is_set() else 1)
+        sys.exit(1)
 
 
 def _rest(seconds: float) -> None:

@@ -234,21 +234,31 @@ def test_a_silent_watch_is_opened_again_where_it_was(tmp_path: Path, monkeypatch
         assert "resourceVersion=9" in server.asked[2].path
 
 
+class Silenced(Exception):
+    """The watch has said that it hears the region no more."""
+
+
 def test_a_region_is_heard_until_it_is_silent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(watch_module, "HEARING_SECONDS", 0.05)
     monkeypatch.setattr(api_module, "SILENCE_SECONDS", 0.5)
     said: list[bool] = []
+
+    def hears(is_heard: bool) -> None:
+        said.append(is_heard)
+        if said[-2:] == [True, False]:
+            raise Silenced
+
     silent, change = Reply(lines=(), hangs=True), {"type": "MODIFIED", "object": one("b", "7")}
     with scripted(listed("5", "a"), silent, Reply(lines=(change,), hangs=True)) as server:
-        watch = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,), said.append)
+        watch = Watch(client_of(kubeconfig(tmp_path, server.port)), (NAMESPACE,), hears)
         assert not watch.is_heard
         changes = watch.run()
         assert str(next(changes)) == cluster("a")
         assert str(next(changes)) == cluster("b")
         assert said[-1]
-        monkeypatch.setattr(watch_module, "SILENCE_SECONDS", 0.0)
-        assert not watch.is_heard
-        changes.close()
+        monkeypatch.setattr(watch_module, "SILENCE_SECONDS", 0.5)
+        with pytest.raises(Silenced):
+            next(changes)
 
 
 def test_a_region_of_which_one_kind_was_never_listed_is_not_heard(tmp_path: Path) -> None:
