@@ -160,7 +160,16 @@ def _main(what: str) -> None:
     from provisioning import executor  # noqa: PLC0415
 
     signal.signal(signal.SIGSEGV, signal.SIG_DFL)
-    executor.BACKENDS["shared"] = lambda _slug: cast(ClusterBackend, SharedRegion(Path(os.environ[FOLDER_VARIABLE])))
+    from provisioning.models import Region  # noqa: PLC0415
+
+    def shared(_slug: str) -> ClusterBackend:
+        return cast(ClusterBackend, SharedRegion(Path(os.environ[FOLDER_VARIABLE])))
+
+    executor.BACKENDS["shared"] = shared
+    if what == "watch":
+        # Regions of other tests are left in the database, and one that cannot be watched ends the process.
+        for backend in Region.objects.values_list("backend", flat=True):
+            executor.BACKENDS.setdefault(backend, shared)
     if what != "worker":
         call_command(what)
     else:
