@@ -194,6 +194,7 @@ class Logs:
         return time.monotonic() - self._since
 
 
+@pytest.mark.chaos
 def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
