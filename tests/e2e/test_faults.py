@@ -166,11 +166,10 @@ def counted_deaths(stack: Stack) -> Iterator[Callable[[], int]]:
 
 
 def has_lapsed(stack: Stack, cluster_id: str) -> bool | None:
-    """Whether the cluster's lease is over; the frozen turn may have given it back in its very last word."""
+    """Whether somebody holds the cluster's lease although its time is over."""
     with superuser(stack) as admin:
         found = admin.execute(
-            "SELECT lease_expires_at IS NULL OR lease_expires_at < now() FROM provisioning_cluster WHERE id = %s",
-            [cluster_id],
+            "SELECT lease_expires_at < now() FROM provisioning_cluster WHERE id = %s", [cluster_id]
         ).fetchone()
     return bool(found and found[0]) or None
 
@@ -270,6 +269,7 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
             if before is None:
                 return None
             os.kill(worker, signal.SIGSTOP)
+            time.sleep(0.5)  # what it has said last is on its way to the database, and may give the lease back
             if epoch_of_lease() == before and not is_writing() and not find_all_holders([fence]):
                 return True
             os.kill(worker, signal.SIGCONT)
