@@ -258,9 +258,9 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
             ).fetchone()
             return int(row[0]) if row else None
 
-        def is_writing() -> bool:
+        def is_at_it() -> bool:
             (sessions,) = admin.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'flowplane_system' AND backend_xid IS NOT NULL"
+                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'flowplane_system' AND state <> 'idle'"
             ).fetchone() or (0,)
             return bool(sessions)
 
@@ -270,7 +270,7 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
                 return None
             os.kill(worker, signal.SIGSTOP)
             time.sleep(0.5)  # what it has said last is on its way to the database, and may give the lease back
-            if epoch_of_lease() == before and not is_writing() and not find_all_holders([fence]):
+            if epoch_of_lease() == before and not is_at_it() and not find_all_holders([fence]):
                 return True
             os.kill(worker, signal.SIGCONT)
             return None
