@@ -323,6 +323,7 @@ def test_a_broker_that_forgets_everything_loses_nothing(
     customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
 
 
+@pytest.mark.chaos
 def test_a_worker_that_overslept_its_lease_does_no_harm(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
