@@ -169,7 +169,7 @@ class BareSide:
 
 
 class KubectlSide:
-    """`kubectl apply` of a tenant's rendered manifests, and `kubectl rollout status` until its engine is ready."""
+    """`kubectl apply` of a tenant's rendered manifests, and `kubectl wait` until its engine is ready."""
 
     def __init__(self, folder: Path, template: Path) -> None:
         self._folder, self._template = folder, template.read_text(encoding="utf-8")
@@ -184,7 +184,9 @@ class KubectlSide:
         namespace = f"fp-{tenant}"
         began = time.monotonic()
         self._run("apply", "--filename", str(manifests))
-        self._run("--namespace", namespace, "rollout", "status", f"statefulset/{BROKER}", "--timeout=600s")
+        # `rollout status` knows nothing of a set whose pods are replaced when they are deleted, as these are.
+        ready = "jsonpath={.status.readyReplicas}=1"
+        self._run("--namespace", namespace, "wait", f"statefulset/{BROKER}", f"--for={ready}", "--timeout=600s")
         return Laid((namespace,), time.monotonic() - began, 0.0)
 
     def end(self, laid: Laid) -> None:
