@@ -23,8 +23,8 @@ from uuid import UUID
 from cryptography.fernet import Fernet, MultiFernet
 from django.conf import settings
 from django.db import connection, transaction
-from django.db.models import Exists, Q, QuerySet
-from django.db.models.functions import Now
+from django.db.models import Exists, F, Q, QuerySet
+from django.db.models.functions import Greatest, Now
 from joserfc import jwt
 from joserfc.errors import JoseError
 from joserfc.jwk import RSAKey
@@ -149,8 +149,12 @@ def _serialize_key_changes() -> None:
 
 
 def _signing_keys() -> Any:
-    """The keys that may sign now; the newest one does."""
-    return SigningKey.objects.filter(_not_retired(), activates_at__lte=Now()).order_by("-activates_at", "-kid")
+    """Whoever may sign, the one that does first: the newest that is active.
+
+    Should none be, the database's clock has gone back behind them all: then the first that will be.
+    """
+    keys = SigningKey.objects.filter(_not_retired()).annotate(active_from=Greatest(F("activates_at"), Now()))
+    return keys.order_by("active_from", "-activates_at", "-kid")
 
 
 def _not_retired() -> Q:

@@ -424,6 +424,17 @@ def test_rotating_before_there_is_a_key_leaves_one_that_signs(client: WebClient,
     assert ask(client, grant(worker)).status_code == 200
 
 
+def test_a_database_whose_clock_has_gone_back_behind_every_key_signs_with_the_first(
+    client: WebClient, worker: NewSecret
+) -> None:
+    first = SigningKey.objects.get(kid=signer_of(client, worker))
+    second = tokens.rotate_signing_key()
+    for hours, key in enumerate((first, second), start=1):
+        SigningKey.objects.filter(pk=key.pk).update(activates_at=timezone.now() + timedelta(hours=hours))
+    assert signer_of(client, worker) == first.kid
+    assert SigningKey.objects.count() == 2
+
+
 def test_a_new_key_is_published_at_once_and_signs_later(client: WebClient, worker: NewSecret) -> None:
     old = SigningKey.objects.filter(activates_at__lte=timezone.now(), retires_at=None).latest("activates_at")
     services.rotate_signing_key(actor=SYSTEM)
