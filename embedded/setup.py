@@ -40,7 +40,9 @@ class Tool:
 MAVEN = Tool("mvn", ("maven",), "fetches the engine")
 NPM = Tool("npm", ("nodejs", "npm"), "fetches the console's front-end files")
 CHROMIUM = Tool("chromium", ("chromium", "fonts-liberation"), "walks the console in the tests")
-TOOLS = {"embedded": (MAVEN, NPM), "development": (MAVEN, NPM, CHROMIUM), "bench": (MAVEN, NPM, CHROMIUM)}
+FAKETIME = Tool("faketime", ("faketime",), "moves a database's clock in the tests")
+DEVELOPMENT = (MAVEN, NPM, CHROMIUM, FAKETIME)
+TOOLS = {"embedded": (MAVEN, NPM), "development": DEVELOPMENT, "bench": DEVELOPMENT}
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -504,6 +504,8 @@ class Installation(models.Model):
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     beat = models.PositiveBigIntegerField(default=0)
+    # By the database's clock, which may have gone back since.
+    beat_at = models.DateTimeField(null=True, blank=True)
     set_back_at = models.DateTimeField(null=True, blank=True)
     # What the regions' registers name and this database does not: credentials issued since the copy was made.
     report = models.JSONField(default=dict)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import BigIntegerField, F
+from django.db.models import BigIntegerField, Case, F, Q, When
 from django.db.models.functions import Cast, Extract, Greatest, Now
 
 from provisioning.models import Cluster, Installation
@@ -18,6 +19,11 @@ from tenants import audit
 from tenants import selectors as tenancy_read
 from tenants.actor import SYSTEM, Actor
 
+logger = logging.getLogger(__name__)
+
+# A clock that goes back by less is not worth a change to every cluster: nothing waits that much longer.
+LEAP = timedelta(minutes=1)
+
 # A copy older than this is told apart all the same; only the list of credentials is not complete any more.
 REMEMBERED = timedelta(days=30)
 MAX_REMEMBERED = 5000
@@ -27,11 +33,35 @@ MAX_REMEMBERED = 5000
 _OVERTAKING = Greatest(F("lease_epoch") + 1, Cast(Extract(Now(), "epoch"), BigIntegerField()))
 
 
+@transaction.atomic
 def beat() -> int:
-    """Count up, and return the count. Two statements."""
-    if not Installation.objects.filter(pk=1).update(beat=F("beat") + 1):
-        Installation.objects.get_or_create(pk=1, defaults={"beat": 1})
-    return Installation.objects.values_list("beat", flat=True).get(pk=1)
+    """Count up, and return the count; notice whether the database's clock has gone back since. Two statements."""
+    rows = Installation.objects.filter(pk=1).select_for_update().annotate(now=Now())
+    row = rows.first()
+    if row is None:
+        Installation.objects.get_or_create(pk=1)
+        row = rows.get()
+    back = (row.beat_at or row.now) - row.now
+    if back > LEAP:
+        logger.warning("the database's clock has gone back by %s: leases and due times follow it", back)
+        _follow(back)
+    row.beat, row.beat_at = row.beat + 1, row.now
+    row.save(update_fields=["beat", "beat_at"])
+    return row.beat
+
+
+def _follow(back: timedelta) -> None:
+    """Bring forward what the clock before the leap has set, or nobody's turn would come for so long.
+
+    What was set since then is due at once, and a turn that was begun since then may be overtaken; both do no harm.
+    """
+
+    def moved(name: str) -> Case:
+        return Case(When(**{f"{name}__gt": Now()}, then=F(name) - back), default=F(name))
+
+    Cluster.objects.live().filter(Q(due_at__gt=Now()) | Q(lease_expires_at__gt=Now()) | Q(claimed_at__gt=Now())).update(
+        **{name: moved(name) for name in ("due_at", "lease_expires_at", "claimed_at")}
+    )
 
 
 def register() -> dict[str, Any]:

@@ -279,7 +279,8 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
     try:
         yield
     finally:
-        os.kill(worker, signal.SIGCONT)
+        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
+            os.kill(worker, signal.SIGCONT)
 
 
 def _soon(look: Callable[[], Found | None]) -> Found:
