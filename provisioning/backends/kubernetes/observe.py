@@ -174,6 +174,9 @@ class Observation:
 
     @property
     def _is_available(self) -> bool:
+        """Whether every partition is led in health; a single broker that was asked calls itself healthy, too."""
+        if self._is_single and not all(look.up for look in self._scene.looks.values()):
+            return False
         return self._healthy_partitions >= set(range(1, self._desired.size.partitions + 1))
 
     def _broker(self, node: int) -> ObservedBroker:

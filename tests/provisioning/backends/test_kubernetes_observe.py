@@ -122,6 +122,9 @@ def test_a_single_broker_that_has_just_become_ready_is_asked_whether_it_leads() 
     unled = seen(pods=(fresh,), looks={0: Look(True, True, ())})
     assert not unled.available
     assert unled.waits_for == "The engine's partition 1 has no healthy leader yet."
+    unwell = seen(pods=(fresh,), looks={0: Look(True, False, (1,))})
+    assert not unwell.available
+    assert unwell.waits_for == "The engine does not call itself healthy yet."
     assert seen(pods=(fresh,), looks={0: Look(True, True, (1,))}).available
 
 
