@@ -39,14 +39,15 @@ require_possible() {
     ((free >= needed)) || refuse $LATER "Disk is short: the backup needs $needed MiB (of which the engine never uses the last $WATERMARK_MEBIBYTES) and the volume has $free MiB free. Let go of what is kept for going back, or make the volume larger."
 }
 
-# cause: print what the program's words say of why it failed.
+# cause: print what the program's words say of why it failed; true when another try may end otherwise.
 cause() {
     local line
     while IFS= read -r line; do
         case $line in
         *"No space left on device"*) printf 'the disk is full'; return ;;
         *java.lang.OutOfMemoryError*) printf 'it ran out of memory'; return ;;
-        *BackupNotFoundException*) printf 'the store has no complete backup of that number'; return ;;
+        # No backup is wished for before it is whole, so no other try finds one: three would keep a customer waiting.
+        *BackupNotFoundException*) printf 'the store has no complete backup of that number'; return $UNFIT ;;
         *BackupNotValidException*) printf 'the backup is of another number of partitions'; return ;;
         *S3Exception*) printf 'the backup store refused'; return ;;
         *SdkClientException*) printf 'the backup store does not answer'; return ;;
@@ -63,13 +64,15 @@ give_up() {
 
 # fetch: run the program to its end. It is told to stop when this script is.
 fetch() {
-    local program status=0
+    local program status=0 code=$LATER words
     "$ENGINE_HOME/bin/restore" --backupId="$BACKUP" >"$LOG" 2>&1 &
     program=$!
     trap 'kill "$program" 2>/dev/null; wait "$program"; exit 143' TERM
     wait "$program" || status=$?
     trap - TERM
-    ((status == 0)) || give_up $LATER "The backup could not be fetched: $(cause)."
+    ((status != 0)) || return 0
+    words=$(cause) || code=$?
+    give_up "$code" "The backup could not be fetched: $words."
 }
 
 if ! done_before; then
