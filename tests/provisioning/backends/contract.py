@@ -7,10 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
+from typing import ParamSpec, Protocol, TypeVar
 from uuid import UUID, uuid4
 
 import pytest
@@ -28,6 +28,9 @@ KEYS_SECONDS = 150.0
 # An engine is available before every router on the way to it has heard so.
 ROUTE_SECONDS = 30.0
 NOTICE_SECONDS = 3.0
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class Stage(Protocol):
@@ -70,15 +73,30 @@ class Stage(Protocol):
         """Start all brokers from a process that is killed right after."""
 
 
+def persist(call: Callable[P, T], *arguments: P.args, **named: P.kwargs) -> T:
+    """Make a call of a backend, again while it is `Temporary`, as the loop does."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        try:
+            return call(*arguments, **named)
+        except Temporary as error:
+            if isinstance(error, Fenced) or time.monotonic() > deadline:
+                raise
+        time.sleep(0.1)
+
+
 def await_sight(
     backend: ClusterBackend, desired: DesiredCluster, is_so: Callable[[ObservedCluster], bool]
 ) -> ObservedCluster:
     """Observe until it is so, and return that sight."""
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so(sight := backend.observe(desired)):
-        assert time.monotonic() < deadline, f"still {sight}"
-        time.sleep(0.1)
-    return sight
+
+    def look() -> ObservedCluster:
+        sight = backend.observe(desired)
+        if not is_so(sight):
+            raise Temporary(f"still {sight}")
+        return sight
+
+    return persist(look)
 
 
 def is_well(desired: DesiredCluster) -> Callable[[ObservedCluster], bool]:
@@ -88,7 +106,7 @@ def is_well(desired: DesiredCluster) -> Callable[[ObservedCluster], bool]:
 
 def start(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
     """Start a cluster and wait until all of it is well."""
-    stage.backend.start(desired, desired.nodes, epoch=stage.next_epoch())
+    persist(stage.backend.start, desired, desired.nodes, epoch=stage.next_epoch())
     return await_sight(stage.backend, desired, is_well(desired))
 
 
@@ -110,8 +128,8 @@ def stop(stage: Stage, desired: DesiredCluster, *nodes: int) -> ObservedCluster:
     Some of several may come back at once, where something else than we starts them; then as they are wished.
     """
     chosen = nodes or tuple(desired.nodes)
-    before = stage.backend.observe(desired)
-    stage.backend.stop(desired, chosen, epoch=stage.next_epoch())
+    before = persist(stage.backend.observe, desired)
+    persist(stage.backend.stop, desired, chosen, epoch=stage.next_epoch())
 
     def is_over(sight: ObservedCluster, node: int) -> bool:
         broker = sight.broker(node)
@@ -125,7 +143,7 @@ def back_up(stage: Stage, desired: DesiredCluster) -> BackupRef:
     """Have a backup taken and wait for it. Numbers rise with the time, as they must within a cluster."""
     backup = BackupRef(desired.cluster_id, int(time.time()))
     wish = replace(desired, backup=backup)
-    stage.backend.back_up(wish, epoch=stage.next_epoch())
+    persist(stage.backend.back_up, wish, epoch=stage.next_epoch())
     sight = await_sight(stage.backend, wish, lambda sight: sight.backup in {Work.DONE, Work.FAILED})
     assert sight.backup is Work.DONE, sight.backup_detail
     return backup
@@ -133,7 +151,7 @@ def back_up(stage: Stage, desired: DesiredCluster) -> BackupRef:
 
 def restore(stage: Stage, desired: DesiredCluster) -> ObservedCluster:
     """Fetch the wished data and wait for it."""
-    stage.backend.restore(desired, epoch=stage.next_epoch())
+    persist(stage.backend.restore, desired, epoch=stage.next_epoch())
     return await_sight(stage.backend, desired, lambda sight: sight.data in {Work.DONE, Work.FAILED})
 
 
@@ -195,10 +213,10 @@ class BackendContract:
         """A cluster of this test's own, removed afterwards."""
         desired = stage.desired()
         yield desired
-        stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+        persist(stage.backend.delete, desired.cluster_id, epoch=stage.next_epoch())
 
     def test_a_cluster_that_was_never_started_does_not_exist(self, stage: Stage) -> None:
-        sight = stage.backend.observe(stage.desired())
+        sight = persist(stage.backend.observe, stage.desired())
 
         assert not sight.exists
         assert not sight.running
@@ -208,15 +226,15 @@ class BackendContract:
     def test_deleting_or_stopping_what_is_not_there_is_success(self, stage: Stage) -> None:
         desired = stage.desired()
 
-        stage.backend.stop(desired, desired.nodes, epoch=stage.next_epoch())
-        stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+        persist(stage.backend.stop, desired, desired.nodes, epoch=stage.next_epoch())
+        persist(stage.backend.delete, desired.cluster_id, epoch=stage.next_epoch())
 
-        assert not stage.backend.observe(desired).exists
+        assert not persist(stage.backend.observe, desired).exists
 
     def test_a_started_engine_says_what_it_waits_for_and_becomes_available(
         self, stage: Stage, cluster: DesiredCluster
     ) -> None:
-        stage.backend.start(cluster, cluster.nodes, epoch=stage.next_epoch())
+        persist(stage.backend.start, cluster, cluster.nodes, epoch=stage.next_epoch())
         early = await_sight(stage.backend, cluster, lambda sight: sight.running)
         late = await_sight(stage.backend, cluster, lambda sight: sight.available)
 
@@ -245,15 +263,15 @@ class BackendContract:
 
     def check_second_start(self, stage: Stage, cluster: DesiredCluster) -> None:
         """Starting what runs changes nothing, from whichever process."""
-        stage.another_backend().start(cluster, cluster.nodes, epoch=stage.next_epoch())
+        persist(stage.another_backend().start, cluster, cluster.nodes, epoch=stage.next_epoch())
 
         assert stage.count_engines(cluster.cluster_id) == 1
-        assert stage.backend.observe(cluster).restarts == 1
+        assert persist(stage.backend.observe, cluster).restarts == 1
 
     def check_older_epoch(self, stage: Stage, cluster: DesiredCluster) -> None:
         """A worker that overslept does no harm."""
         old, new = stage.next_epoch(), stage.next_epoch()
-        stage.backend.start(cluster, cluster.nodes, epoch=new)
+        persist(stage.backend.start, cluster, cluster.nodes, epoch=new)
 
         with pytest.raises(Fenced):
             stage.another_backend().stop(cluster, cluster.nodes, epoch=old)
@@ -261,7 +279,7 @@ class BackendContract:
             stage.another_backend().delete(cluster.cluster_id, epoch=old)
         with pytest.raises(Fenced):
             stage.another_backend().start(cluster, cluster.nodes, epoch=old)
-        assert stage.backend.observe(cluster).available
+        assert persist(stage.backend.observe, cluster).available
 
     def check_key_rotation(self, stage: Stage, cluster: DesiredCluster, sight: ObservedCluster) -> None:
         """A new key works in a running engine soon after it is published, the old one beside it all the time."""
@@ -269,7 +287,7 @@ class BackendContract:
         stage.issuer.keys.append(make_key(f"key-{uuid4()}"))
         with client(stage, sight) as engine:
             assert engine.ask(stage.issuer.token(cluster.audience)) == "UNAUTHENTICATED"
-            stage.backend.publish_keys(stage.issuer.jwks())
+            persist(stage.backend.publish_keys, stage.issuer.jwks())
             await_answer(engine, stage.issuer.token(cluster.audience), KEYS_SECONDS)
             assert engine.ask(stage.issuer.token(cluster.audience, key=old)) == "OK"
 
@@ -325,17 +343,17 @@ class BackendContract:
         assert not stopped.running
 
     def test_deleting_ends_a_running_engine_and_leaves_nothing(self, stage: Stage, cluster: DesiredCluster) -> None:
-        nothing = stage.backend.belongings(cluster.cluster_id)
-        stage.backend.start(cluster, cluster.nodes, epoch=stage.next_epoch())
-        belongings = stage.backend.belongings(cluster.cluster_id)
+        nothing = persist(stage.backend.belongings, cluster.cluster_id)
+        persist(stage.backend.start, cluster, cluster.nodes, epoch=stage.next_epoch())
+        belongings = persist(stage.backend.belongings, cluster.cluster_id)
 
-        stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
+        persist(stage.backend.delete, cluster.cluster_id, epoch=stage.next_epoch())
         gone = await_sight(stage.backend, cluster, lambda sight: not sight.exists)
-        stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
+        persist(stage.backend.delete, cluster.cluster_id, epoch=stage.next_epoch())
 
         assert any(str(cluster.cluster_id) in one for one in belongings)
         assert len(belongings) > 1
-        assert list(nothing) == list(stage.backend.belongings(cluster.cluster_id)) == []
+        assert list(nothing) == list(persist(stage.backend.belongings, cluster.cluster_id)) == []
 
         assert gone.brokers == ()
         assert gone.endpoint is None
@@ -343,7 +361,7 @@ class BackendContract:
 
     def test_a_worker_that_overslept_a_deletion_cannot_bring_the_cluster_back(self, stage: Stage) -> None:
         desired, old, new = stage.desired(), stage.next_epoch(), stage.next_epoch()
-        stage.backend.delete(desired.cluster_id, epoch=new)
+        persist(stage.backend.delete, desired.cluster_id, epoch=new)
 
         with pytest.raises(Fenced):
             stage.another_backend().start(desired, desired.nodes, epoch=old)
@@ -397,7 +415,7 @@ class BackendContract:
         self, stage: Stage, cluster: DesiredCluster, backup: BackupRef
     ) -> None:
         wrong = replace(cluster, data=DesiredData(1, replace(backup, number=7)))
-        absent = stage.backend.observe(wrong)
+        absent = persist(stage.backend.observe, wrong)
         failed = restore(stage, wrong)
 
         assert absent.data is Work.ABSENT
@@ -412,7 +430,7 @@ class BackendContract:
         assert ready.data is Work.DONE, ready.data_detail
         assert ready.available
         assert not ready.broker(0).has_wished_data
-        stage.backend.restore(restored, epoch=stage.next_epoch())
+        persist(stage.backend.restore, restored, epoch=stage.next_epoch())
         stop(stage, restored)
         after = start(stage, restored)
 
@@ -430,7 +448,7 @@ class BackendContract:
 
     def check_going_back_to_the_former_data(self, stage: Stage, cluster: DesiredCluster) -> None:
         """Until it is let go, the former data is one start away."""
-        assert stage.backend.observe(cluster).data is Work.DONE
+        assert persist(stage.backend.observe, cluster).data is Work.DONE
         stop(stage, cluster)
         back = start(stage, cluster)
         token = stage.issuer.token(cluster.audience)
@@ -442,14 +460,14 @@ class BackendContract:
         """Another cluster begins on a copy of the data."""
         fork = replace(stage.desired(), data=DesiredData(1, backup))
         try:
-            fresh = stage.backend.observe(fork)
+            fresh = persist(stage.backend.observe, fork)
             ready = restore(stage, fork)
             sight = start(stage, fork)
             token = stage.issuer.token(fork.audience)
             with client(stage, sight) as engine:
                 done = engine.finish_waiting(token, set(range(5)))
         finally:
-            stage.backend.delete(fork.cluster_id, epoch=stage.next_epoch())
+            persist(stage.backend.delete, fork.cluster_id, epoch=stage.next_epoch())
         assert fresh.data is Work.ABSENT
         assert ready.data is Work.DONE, ready.data_detail
         assert set(range(5)) <= done
@@ -458,15 +476,15 @@ class BackendContract:
         """A dropped backup is gone, another one is not; both without the engine."""
         kept = back_up(stage, cluster)
         stop(stage, cluster)
-        while not stage.backend.drop_backup(backup):
+        while not persist(stage.backend.drop_backup, backup):
             pass
-        while not stage.backend.drop_backup(replace(backup, number=backup.number // 10)):
+        while not persist(stage.backend.drop_backup, replace(backup, number=backup.number // 10)):
             pass
 
-        assert stage.backend.drop_backup(backup)
+        assert persist(stage.backend.drop_backup, backup)
         start(stage, cluster)
-        gone = stage.backend.observe(replace(cluster, backup=backup))
-        there = stage.backend.observe(replace(cluster, backup=kept))
+        gone = persist(stage.backend.observe, replace(cluster, backup=backup))
+        there = persist(stage.backend.observe, replace(cluster, backup=kept))
         assert gone.backup in {Work.ABSENT, Work.FAILED}
         assert there.backup is Work.DONE
 
@@ -482,7 +500,7 @@ class BackendContract:
         stop(stage, cluster)
 
         broken = stage.broken(cluster)
-        stage.backend.start(broken, broken.nodes, epoch=stage.next_epoch())
+        persist(stage.backend.start, broken, broken.nodes, epoch=stage.next_epoch())
         # Whoever starts it again and again, it was started and came to its end.
         ended = await_sight(stage.backend, broken, lambda sight: sight.last_exit != "")
         stop(stage, broken)
@@ -495,7 +513,7 @@ class BackendContract:
         settled = self.let_go(stage, upgraded)
         # Told again while it stops, as a turn does whose worker was killed: what was let go of stays so.
         for _ in range(2):
-            stage.backend.stop(upgraded, upgraded.nodes, epoch=stage.next_epoch())
+            persist(stage.backend.stop, upgraded, upgraded.nodes, epoch=stage.next_epoch())
         stop(stage, upgraded)
 
         assert ended.last_exit.endswith(".")
@@ -524,10 +542,10 @@ class BackendContract:
 
     def test_whatever_is_in_the_region_is_in_the_inventory(self, stage: Stage, cluster: DesiredCluster) -> None:
         carded = replace(cluster, card={"name": "orders", "organization": "acorn"})
-        stage.backend.start(carded, carded.nodes, epoch=stage.next_epoch())
+        persist(stage.backend.start, carded, carded.nodes, epoch=stage.next_epoch())
 
         running = find(stage, cluster.cluster_id)
-        stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
+        persist(stage.backend.delete, cluster.cluster_id, epoch=stage.next_epoch())
         await_sight(stage.backend, cluster, lambda sight: not sight.exists)
 
         assert running is not None
@@ -541,8 +559,8 @@ class BackendContract:
 
     def test_the_register_is_what_was_written_last(self, stage: Stage) -> None:
         for content in ({"written": 1}, {"written": 2, "clusters": ["a", "b"]}):
-            stage.backend.write_register(content)
-            assert stage.another_backend().read_register() == content
+            persist(stage.backend.write_register, content)
+            assert persist(stage.another_backend().read_register) == content
 
     # --- several brokers ---
 
@@ -553,12 +571,12 @@ class BackendContract:
         desired = stage.resilient()
         start(stage, desired)
         yield desired
-        stage.backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+        persist(stage.backend.delete, desired.cluster_id, epoch=stage.next_epoch())
 
     def test_several_brokers_have_one_address_and_tell_what_they_wait_for(
         self, stage: Stage, trio: DesiredCluster
     ) -> None:
-        sight = stage.backend.observe(trio)
+        sight = persist(stage.backend.observe, trio)
         token = stage.issuer.token(trio.audience)
 
         assert [broker.node for broker in sight.brokers] == [0, 1, 2]
@@ -573,11 +591,11 @@ class BackendContract:
             assert engine.ask(token) == "OK"
         assert bad == dict.fromkeys(bad, "UNAUTHENTICATED")
         # Starting what runs changes nothing.
-        stage.another_backend().start(trio, trio.nodes, epoch=stage.next_epoch())
+        persist(stage.another_backend().start, trio, trio.nodes, epoch=stage.next_epoch())
         assert [stage.count_engines(trio.cluster_id, node) for node in trio.nodes] == [1, 1, 1]
 
     def test_nothing_is_lost_when_a_leader_is_killed_under_load(self, stage: Stage, trio: DesiredCluster) -> None:
-        sight = stage.backend.observe(trio)
+        sight = persist(stage.backend.observe, trio)
         token = stage.issuer.token(trio.audience)
         with client(stage, sight) as engine:
             engine.deploy_waiting(token)
@@ -586,8 +604,8 @@ class BackendContract:
                 victim = engine.leaders(token)[1]
                 stage.kill_engine(trio.cluster_id, victim)
                 load.until(len(load.created) + 30)
-                down = stage.backend.observe(trio)
-            stage.backend.start(trio, [victim], epoch=stage.next_epoch())
+                down = persist(stage.backend.observe, trio)
+            persist(stage.backend.start, trio, [victim], epoch=stage.next_epoch())
             again = await_sight(stage.backend, trio, is_well(trio))
             done = engine.finish_waiting(token, load.created)
 
@@ -599,17 +617,17 @@ class BackendContract:
     def test_brokers_are_replaced_one_by_one_while_the_others_serve(self, stage: Stage, trio: DesiredCluster) -> None:
         renewed = replace(trio, license_key="another")
         token = stage.issuer.token(trio.audience)
-        with client(stage, stage.backend.observe(trio)) as engine:
+        with client(stage, persist(stage.backend.observe, trio)) as engine:
             engine.deploy_waiting(token)
             for turn, node in enumerate(reversed(trio.nodes)):
                 down = stop(stage, renewed, node)
                 engine.create_waiting(token, 2 * turn)
-                stage.backend.start(renewed, [node], epoch=stage.next_epoch())
+                persist(stage.backend.start, renewed, [node], epoch=stage.next_epoch())
                 await_sight(stage.backend, renewed, is_well(renewed))
                 engine.create_waiting(token, 2 * turn + 1)
                 assert down.entrance in {None, True}
             assert engine.finish_waiting(token, set(range(6))) == set(range(6))
-        stage.backend.rebalance(renewed, epoch=stage.next_epoch())
+        persist(stage.backend.rebalance, renewed, epoch=stage.next_epoch())
         spread = await_sight(stage.backend, renewed, is_well(renewed))
 
         assert spread.is_balanced
@@ -619,14 +637,14 @@ class BackendContract:
         four = replace(trio, size=replace(trio.size, brokers=4))
         with pytest.raises(Temporary, match="counts on it"):
             stage.backend.retire(trio, [2], epoch=stage.next_epoch())
-        stage.backend.start(four, [3], epoch=stage.next_epoch())
+        persist(stage.backend.start, four, [3], epoch=stage.next_epoch())
         await_sight(stage.backend, four, lambda sight: all(sight.broker(node).answers for node in four.nodes))
-        stage.backend.rescale(four, epoch=stage.next_epoch())
-        stage.backend.rescale(four, epoch=stage.next_epoch())
+        persist(stage.backend.rescale, four, epoch=stage.next_epoch())
+        persist(stage.backend.rescale, four, epoch=stage.next_epoch())
         grown = await_sight(stage.backend, four, is_settled(four))
         with pytest.raises(Temporary, match="counts on it"):
             stage.backend.retire(trio, [3], epoch=stage.next_epoch())
-        stage.backend.rescale(trio, epoch=stage.next_epoch())
+        persist(stage.backend.rescale, trio, epoch=stage.next_epoch())
         await_sight(stage.backend, trio, is_settled(trio))
         retired = retire(stage, trio, 3)
 
@@ -640,7 +658,7 @@ class BackendContract:
         self, stage: Stage, trio: DesiredCluster
     ) -> None:
         token = stage.issuer.token(trio.audience)
-        with client(stage, stage.backend.observe(trio)) as engine:
+        with client(stage, persist(stage.backend.observe, trio)) as engine:
             engine.deploy_waiting(token)
             for number in range(12):
                 engine.create_waiting(token, number)
@@ -652,7 +670,7 @@ class BackendContract:
             with client(stage, sight) as engine:
                 done = engine.finish_waiting(stage.issuer.token(fork.audience), set(range(12)))
         finally:
-            stage.backend.delete(fork.cluster_id, epoch=stage.next_epoch())
+            persist(stage.backend.delete, fork.cluster_id, epoch=stage.next_epoch())
 
         assert ready.data is Work.DONE, ready.data_detail
         assert done >= set(range(12))
@@ -663,7 +681,7 @@ class BackendContract:
     ) -> None:
         upgraded = stage.upgraded(trio)
         token = stage.issuer.token(trio.audience)
-        with client(stage, stage.backend.observe(trio)) as engine:
+        with client(stage, persist(stage.backend.observe, trio)) as engine:
             engine.deploy_waiting(token)
             for number in range(20):
                 engine.create_waiting(token, number)
@@ -682,8 +700,7 @@ class BackendContract:
 
         def is_so(sight: ObservedCluster) -> bool:
             if not sight.broker(node).running:
-                with suppress(Temporary):
-                    stage.backend.start(desired, [node], epoch=stage.next_epoch())
+                stage.backend.start(desired, [node], epoch=stage.next_epoch())
             return is_well(desired)(sight)
 
         return await_sight(stage.backend, desired, is_so)
@@ -694,7 +711,7 @@ class BackendContract:
     ) -> None:
         upgraded = stage.upgraded(trio)
         token = stage.issuer.token(trio.audience)
-        with client(stage, stage.backend.observe(trio)) as engine:
+        with client(stage, persist(stage.backend.observe, trio)) as engine:
             engine.deploy_waiting(token)
             for number in range(20):
                 engine.create_waiting(token, number)
@@ -733,7 +750,8 @@ def retire(stage: Stage, desired: DesiredCluster, node: int) -> ObservedCluster:
 
 def find(stage: Stage, cluster_id: UUID) -> Find | None:
     """What the inventory has of one cluster."""
-    return next((found for found in stage.backend.inventory() if found.cluster_id == cluster_id), None)
+    everything = persist(lambda: list(stage.backend.inventory()))
+    return next((found for found in everything if found.cluster_id == cluster_id), None)
 
 
 @contextmanager
