@@ -118,6 +118,9 @@ class LocalStage:
         assert record is not None
         assert record.identity.signal(signal.SIGKILL)
 
+    def shows_end(self, cluster_id: UUID) -> bool:
+        return self.count_engines(cluster_id) == 0
+
     def count_engines(self, cluster_id: UUID, node: int = 0) -> int:
         lock = self.region.cluster(cluster_id).broker(node).lock
         return len(find_holders(lock)) if lock.exists() else 0

@@ -20,6 +20,7 @@ import yaml
 
 from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.kubernetes.backend import KubernetesBackend
+from provisioning.backends.kubernetes.pods import Pod
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import DesiredCluster, Lifecycle
 from tests.kubernetes import Kubernetes
@@ -103,6 +104,9 @@ class KubernetesStage:
         assert found, "there is no such engine"
         for pid in found:
             os.kill(pid, signal.SIGKILL)
+
+    def shows_end(self, cluster_id: UUID) -> bool:
+        return not Pod(self.cluster.inside(f"fp-{cluster_id}").get("pod/broker-0")).is_ready
 
     def count_engines(self, cluster_id: UUID, node: int = 0) -> int:
         return len(engines(cluster_id, node))
