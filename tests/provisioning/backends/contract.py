@@ -19,7 +19,7 @@ from common.errors import Permanent, Temporary
 from provisioning.backends.base import ClusterBackend, Find
 from provisioning.errors import Fenced
 from provisioning.spec import BackupRef, DesiredCluster, DesiredData, ObservedCluster, ReleaseState, Work
-from tests.provisioning.backends.tokens import EngineClient, Issuer, make_key
+from tests.provisioning.backends.tokens import EngineClient, Issuer, insist, make_key
 
 # A cold engine on two busy cores, or a region that has to make room first.
 PATIENCE_SECONDS = 180.0
@@ -291,7 +291,7 @@ class BackendContract:
             stage.another_backend().delete(cluster.cluster_id, epoch=old)
         with pytest.raises(Fenced):
             stage.another_backend().start(cluster, cluster.nodes, epoch=old)
-        assert persist(stage.backend.observe, cluster).available
+        await_sight(stage.backend, cluster, is_well(cluster))
 
     def check_key_rotation(self, stage: Stage, cluster: DesiredCluster, sight: ObservedCluster) -> None:
         """A new key works in a running engine soon after it is published, the old one beside it all the time."""
@@ -321,7 +321,7 @@ class BackendContract:
 
         with client(stage, after) as engine:
             await_answer(engine, stage.issuer.token(changed.audience))
-            assert engine.run_deployed(stage.issuer.token(changed.audience)) > 0
+            insist(lambda: engine.run_deployed(stage.issuer.token(changed.audience)))
             assert engine.ask(old_token) == "UNAUTHENTICATED"
         assert after.broker(0).digest == changed.digest != before.broker(0).digest
         assert stopped.exists
@@ -504,10 +504,12 @@ class BackendContract:
 
         assert persist(stage.backend.drop_backup, backup)
         start(stage, cluster)
-        gone = persist(stage.backend.observe, replace(cluster, backup=backup))
-        there = persist(stage.backend.observe, replace(cluster, backup=kept))
+        # A fresh engine's first word of its store is slow, and until then every backup looks as if it were under way.
+        await_sight(stage.backend, replace(cluster, backup=kept), lambda sight: sight.backup is Work.DONE)
+        gone = await_sight(
+            stage.backend, replace(cluster, backup=backup), lambda sight: sight.backup is not Work.RUNNING
+        )
         assert gone.backup in {Work.ABSENT, Work.FAILED}
-        assert there.backup is Work.DONE
 
     def test_a_release_can_be_gone_back_from_with_the_data_from_before(
         self, stage: Stage, cluster: DesiredCluster
@@ -555,7 +557,8 @@ class BackendContract:
         def is_gone(sight: ObservedCluster) -> bool:
             if sight.keeps_former:
                 stage.backend.let_go(desired, epoch=stage.next_epoch())
-            return not sight.keeps_former
+            # What is fresh is asked, and may be slow to answer.
+            return not sight.keeps_former and sight.available
 
         return await_sight(stage.backend, desired, is_gone)
 
@@ -597,7 +600,7 @@ class BackendContract:
     def test_several_brokers_have_one_address_and_tell_what_they_wait_for(
         self, stage: Stage, trio: DesiredCluster
     ) -> None:
-        sight = persist(stage.backend.observe, trio)
+        sight = await_sight(stage.backend, trio, is_settled(trio))
         token = stage.issuer.token(trio.audience)
 
         assert [broker.node for broker in sight.brokers] == [0, 1, 2]
