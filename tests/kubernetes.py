@@ -80,6 +80,20 @@ class Namespace:
         """Return what `kubectl get` shows, as data."""
         return self.cluster.get("-n", self.name, *arguments)
 
+    def edit(self, name: str, change: Callable[[Any], object]) -> None:
+        """Change an object as `kubectl edit` does, and once more on top of what a controller wrote meanwhile."""
+        while True:
+            found = self.get(name)
+            change(found)
+            found["metadata"].pop("managedFields", None)
+            try:
+                self.kubectl("replace", "-f", "-", objects=json.dumps(found))
+            except Refused as refused:
+                if "the object has been modified" not in str(refused):
+                    raise
+            else:
+                return
+
     def in_pod(self, pod: str, *command: str) -> str:
         """Run a command in a pod and return what it said."""
         return self.kubectl("exec", pod, "--", *command)

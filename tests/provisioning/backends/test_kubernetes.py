@@ -170,10 +170,7 @@ def test_whatever_somebody_does_to_an_object_is_undone(
     before = place.get(name)
     uids = pod_uids(place)
     if deed == "edited":
-        changed = place.get(name)
-        EDITS[name](changed)
-        changed["metadata"].pop("managedFields", None)
-        place.kubectl("replace", "-f", "-", objects=json.dumps(changed))
+        place.edit(name, EDITS[name])
     elif name == "statefulset/broker":
         place.kubectl("delete", name, "--cascade=orphan", "--wait=true")
     else:

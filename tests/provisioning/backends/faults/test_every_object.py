@@ -15,8 +15,8 @@ import pytest
 from provisioning.backends.kubernetes.kinds import INGRESS, OWNED
 from provisioning.planner import StartEngine, plan
 from provisioning.spec import DesiredCluster, Gateway
-from tests.kubernetes import Kubernetes, Namespace
-from tests.provisioning.backends.contract import start
+from tests.kubernetes import Kubernetes
+from tests.provisioning.backends.contract import await_sight, persist, start
 from tests.provisioning.backends.faults.stage import Ground, simulated
 from tests.provisioning.backends.kubernetes_stage import make_settings
 
@@ -57,16 +57,8 @@ def brokers(ground: Ground, cluster: DesiredCluster) -> dict[str, str]:
 
 def put_right(ground: Ground, cluster: DesiredCluster) -> None:
     """Take the turn that a drifted cluster leads to. A process puts things right only so often; this is another one."""
-    assert plan(cluster, ground.judge.backend.observe(cluster)) == StartEngine(())
-    ground.judge.another_backend().start(cluster, (), epoch=ground.next_epoch())
-
-
-def edit(place: Namespace, name: str, change: Callable[[Any], object]) -> None:
-    """Change an object as `kubectl edit` does."""
-    found = place.get(name)
-    change(found)
-    found["metadata"].pop("managedFields", None)
-    place.kubectl("replace", "-f", "-", objects=json.dumps(found))
+    await_sight(ground.judge.backend, cluster, lambda sight: plan(cluster, sight) == StartEngine(()))
+    persist(ground.judge.another_backend().start, cluster, (), epoch=ground.next_epoch())
 
 
 def test_the_cluster_has_objects_of_every_kind(ground: Ground, cluster: DesiredCluster) -> None:
@@ -110,8 +102,8 @@ def test_what_others_write_into_our_objects_is_theirs(ground: Ground, cluster: D
     ground.patch(cluster, "configmap/engine-files", {"data": {"theirs": "kept"}})
     try:
         assert ground.judge.backend.observe(cluster).entrance is None
-        edit(place, "service/gateway", lambda one: one["spec"]["selector"].update(nobody="here"))
-        edit(place, "networkpolicy/default-deny", lambda one: one["spec"].update(ingress=[{}]))
+        place.edit("service/gateway", lambda one: one["spec"]["selector"].update(nobody="here"))
+        place.edit("networkpolicy/default-deny", lambda one: one["spec"].update(ingress=[{}]))
         put_right(ground, cluster)
         found = place.get(*names)["items"]
         for one in found:
@@ -146,7 +138,7 @@ def test_what_others_add_to_a_list_of_ours_goes(ground: Ground, cluster: Desired
     name, path, added = ADDITIONS[what]
     place = ground.place(cluster)
     before = place.get(name)
-    edit(place, name, lambda one: part_of(one, path).append(added))
+    place.edit(name, lambda one: part_of(one, path).append(added))
     put_right(ground, cluster)
     after = place.get(name)
 
@@ -176,7 +168,7 @@ def test_an_edit_of_the_kinds_that_only_some_clusters_have_is_undone(
     """Guarantee: as for the ten others."""
     place = ground.place(cluster)
     before = place.get(name)
-    edit(place, name, change)
+    place.edit(name, change)
     put_right(ground, cluster)
 
     assert place.get(name)["spec"] == before["spec"]
