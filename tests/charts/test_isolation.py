@@ -177,11 +177,20 @@ def reaches(namespace: Namespace, source: str, targets: dict[str, str], wanted: 
     return eventually(lambda: reached(namespace, source, targets) == wanted, seconds=60)
 
 
+def require_held(namespace: Namespace, source: str, targets: dict[str, str], allowed: Set[str]) -> None:
+    """See that policies which have held for long let nothing else through, not even once, and let these through.
+
+    Only the second may take several probes: on a busy node a connection does not always come about in time.
+    """
+    assert reached(namespace, source, targets) <= allowed
+    assert reaches(namespace, source, targets, allowed)
+
+
 def test_a_broker_reaches_names_and_nothing_else(tenants: Tenants, metadata: str) -> None:
     namespace, other = tenants.one.namespace, tenants.other.namespace
     allowed, forbidden = name_server(namespace.cluster), surroundings(tenants, metadata)
     everything = allowed | forbidden
-    assert reached(namespace, "broker-0", everything) == allowed.keys()
+    require_held(namespace, "broker-0", everything, allowed.keys())
     resolved = namespace.in_pod("broker-0", "getent", "hosts", f"broker-0.brokers.{other.name}.svc")
     assert other.get("pod/broker-0")["status"]["podIP"] in resolved
     with without_policies(tenants.one):
@@ -213,14 +222,14 @@ def test_the_edge_reaches_the_clients_ports_and_no_other(tenants: Tenants) -> No
     edge = tenants.one.namespace.cluster.inside("flowplane-edge")
     targets = doors(tenants.one, "one's") | doors(tenants.other, "other's")
     allowed = {f"{whose} {port}" for whose in ("one's", "other's") for port in (26500, 8080)}
-    assert reached(edge, "deployment/edge", targets) == allowed
+    require_held(edge, "deployment/edge", targets, allowed)
 
 
 def test_the_node_itself_is_kept_from_nothing(tenants: Tenants, metadata: str) -> None:
     """It has to be: the kubelet asks 9600 whether an engine is ready. So no pod may have the node's network."""
     kubernetes = tenants.one.namespace.cluster
     own = doors(tenants.one, "own")
-    assert reached(kubernetes.inside("default"), "metadata", own) == own.keys()
+    assert reaches(kubernetes.inside("default"), "metadata", own, own.keys())
     health = f"/api/v1/namespaces/{tenants.one.namespace.name}/pods/broker-0:9600/proxy/actuator/health/readiness"
     assert "UP" in kubernetes.kubectl("get", "--raw", health)
 
