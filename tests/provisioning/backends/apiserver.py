@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -20,6 +20,8 @@ from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.budget import Gate
 from provisioning.backends.kubernetes.connection import connect
 from provisioning.backends.kubernetes.settings import Budget
+
+HANG_SECONDS = 30.0
 
 
 @dataclass(frozen=True)
@@ -45,13 +47,13 @@ class Asked:
 
 
 class ScriptedServer(ThreadingHTTPServer):
-    """Gives its replies in order, and the last one for ever."""
+    """Gives its replies in order, and the last one for ever; to a request with a known part, always the same."""
 
     daemon_threads = True
 
-    def __init__(self, *script: Reply) -> None:
+    def __init__(self, script: tuple[Reply, ...], known: Mapping[str, Reply]) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
-        self.script = list(script)
+        self.script, self.known = list(script), known
         self.asked: list[Asked] = []
         self.is_over = threading.Event()
 
@@ -59,7 +61,10 @@ class ScriptedServer(ThreadingHTTPServer):
     def port(self) -> int:
         return int(self.server_address[1])
 
-    def next(self) -> Reply:
+    def next(self, path: str) -> Reply:
+        always = [reply for part, reply in self.known.items() if part in path]
+        if always:
+            return always[0]
         return self.script.pop(0) if len(self.script) > 1 else self.script[0]
 
 
@@ -78,7 +83,7 @@ class _Handler(BaseHTTPRequestHandler):
                 self.rfile.read(length),
             )
         )
-        reply = self.server.next()
+        reply = self.server.next(self.path)
         self.send_response(reply.status)
         for name, value in reply.headers.items():
             self.send_header(name, value)
@@ -95,7 +100,7 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.write(b"%x\r\n%b\r\n" % (len(event), event))
         self.wfile.flush()
         if reply.hangs:
-            self.server.is_over.wait(30)
+            self.server.is_over.wait(HANG_SECONDS)
         self.wfile.write(b"0\r\n\r\n")
 
     do_GET = do_POST = do_PATCH = do_DELETE = _answer  # noqa: N815 - the base class wants these names
@@ -105,9 +110,9 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 @contextmanager
-def scripted(*script: Reply) -> Iterator[ScriptedServer]:
-    """A server that answers from a script."""
-    server = ScriptedServer(*script)
+def scripted(*script: Reply, known: Mapping[str, Reply] | None = None) -> Iterator[ScriptedServer]:
+    """A server that answers from a script, or by a part of the path."""
+    server = ScriptedServer(script, known or {})
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
     thread.start()
     yield server
