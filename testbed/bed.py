@@ -38,6 +38,9 @@ MARKER = ".flowplane-testbed"
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
 NAMESPACES = {"net": CLONE_NEWNET, "mnt": CLONE_NEWNS, "pid": CLONE_NEWPID}
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
+# A group weighs as much as one process beside it, so all pods together would get a third of what two busy programs of
+# the machine leave them, and probes and engines in them would miss their moments. This is four times as much.
+WEIGHTS = {"cpu.shares": "4096", "cpu.weight": "400"}
 # What the kubelet insists on. It finds these values, so it never writes the machine's own.
 KERNEL_SETTINGS = {
     "vm/overcommit_memory": "1",
@@ -114,7 +117,11 @@ class Bed:
         (self.home / MARKER).write_text("`python -m testbed down` removes this folder.\n")
         self.resolver.write_text("nameserver 127.0.0.1\n")
         for hierarchy in _hierarchies():
-            (hierarchy / self.control_group).mkdir(exist_ok=True)
+            group = hierarchy / self.control_group
+            group.mkdir(exist_ok=True)
+            for name, weight in WEIGHTS.items():
+                if (group / name).exists():
+                    (group / name).write_text(weight)
         self._fork_keeper()
 
     def enter_and_run(self, command: Sequence[str], variables: dict[str, str]) -> int:
