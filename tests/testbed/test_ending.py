@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from embedded.processes import processes
-from testbed.bed import KERNEL_SETTINGS, Bed
+from testbed.bed import CONTROL_GROUPS, KERNEL_SETTINGS, Bed
 
 pytestmark = [pytest.mark.kubernetes]
-LEFT_IN = ("/run", "/var/log", "/sys/fs/cgroup/memory", "/sys/fs/cgroup/cpu", "/etc/cni", "/var/lib/kubelet")
+LEFT_IN = ("/run", "/var/log", "/etc/cni", "/var/lib/kubelet")
 
 
 def on_testbed(home: Path, *arguments: str) -> str:
@@ -27,12 +27,14 @@ def on_testbed(home: Path, *arguments: str) -> str:
 
 def traces(home: Path) -> dict[str, object]:
     """What a testbed with this home might leave behind. Pods of other tests come and go meanwhile."""
-    mine = str(home)
+    mine, group = str(home), Bed(home).control_group
     links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout)
     return {
         "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if mine in line],
         "processes": [one.command for one in processes() if any(mine in word for word in one.command)],
         "files": {folder: sorted(path.name for path in Path(folder).glob("*")) for folder in LEFT_IN},
+        # Other testbeds of this machine have theirs beside it.
+        "groups": [str(path) for path in (*CONTROL_GROUPS.glob(group), *CONTROL_GROUPS.glob(f"*/{group}"))],
         "settings": {name: Path("/proc/sys", name).read_text() for name in KERNEL_SETTINGS},
         "interfaces": [link["ifname"] for link in links if not link["ifname"].startswith("veth")],
     }
