@@ -37,6 +37,7 @@ KINDS = (
     ("rbac.authorization.k8s.io", "clusterroles"),
 )
 VERBS = ("get", "list", "watch", "create", "patch", "update", "delete", "deletecollection", "escalate", "bind")
+POLICY = "namespaces of engine clusters only"
 SERVER_SIDE = ("--server-side", "--field-manager=flowplane", "--force-conflicts", "-f", "-")
 
 
@@ -105,21 +106,21 @@ def installed(kubernetes: Kubernetes, helm: str) -> Iterator[Kubernetes]:
     assert done.returncode == 0, done.stderr
     worker = Account(kubernetes, "worker")
     probe = json.dumps(config_map("probe"))
-    # A policy takes hold a moment after it is made.
+    # A policy takes hold a moment after it is made, and so do roles: until then these refuse.
     assert eventually(
-        lambda: not succeeds(worker, "create", "--dry-run=server", "-n", "default", "-f", "-", objects=probe)
+        lambda: POLICY in said_to(worker, "create", "--dry-run=server", "-n", "default", "-f", "-", objects=probe)
     )
     yield kubernetes
     run_helm(helm, "uninstall", RELEASE, *place)
     remove(kubernetes, NAMESPACE, FOREIGN_NAMESPACE, MEMORY, ENGINE)
 
 
-def succeeds(account: Account, *arguments: str, objects: str = "") -> bool:
+def said_to(account: Account, *arguments: str, objects: str = "") -> str:
+    """What kubectl says, or why it is refused."""
     try:
-        account.kubectl(*arguments, objects=objects)
-    except Refused:
-        return False
-    return True
+        return account.kubectl(*arguments, objects=objects)
+    except Refused as refused:
+        return str(refused)
 
 
 @pytest.fixture(scope="module")
@@ -192,21 +193,17 @@ def test_a_regions_memory_is_written(worker: Account) -> None:
 @pytest.mark.parametrize("place", ["default", "kube-system", FOREIGN_NAMESPACE, NAMESPACE])
 def test_nothing_is_written_elsewhere(worker: Account, place: str) -> None:
     new = json.dumps(config_map("ours"))
-    assert "namespaces of engine clusters only" in worker.refusal("create", "-n", place, "-f", "-", objects=new)
-    assert "namespaces of engine clusters only" in worker.refusal(
-        "delete", "configmap", "kube-root-ca.crt", "-n", place, "--wait=false"
-    )
-    assert "namespaces of engine clusters only" in worker.refusal(
+    assert POLICY in worker.refusal("create", "-n", place, "-f", "-", objects=new)
+    assert POLICY in worker.refusal("delete", "configmap", "kube-root-ca.crt", "-n", place, "--wait=false")
+    assert POLICY in worker.refusal(
         "patch", "configmap", "kube-root-ca.crt", "-n", place, "--type=merge", "-p", '{"data":{"a":"b"}}'
     )
 
 
 def test_nobody_elses_namespace_is_touched(worker: Account, installed: Kubernetes) -> None:
     mine = json.dumps(namespace_named("mine", **OURS, **RESTRICTED))
-    assert "namespaces of engine clusters only" in worker.refusal("create", "-f", "-", objects=mine)
-    assert "namespaces of engine clusters only" in worker.refusal(
-        "delete", "namespace", FOREIGN_NAMESPACE, "--wait=false"
-    )
+    assert POLICY in worker.refusal("create", "-f", "-", objects=mine)
+    assert POLICY in worker.refusal("delete", "namespace", FOREIGN_NAMESPACE, "--wait=false")
     foreign = "fp-of-somebody-else"
     installed.apply(json.dumps(namespace_named(foreign, **RESTRICTED)))
     try:
