@@ -19,6 +19,8 @@ import pytest
 
 VARIABLE = "TESTBED_KUBECONFIG"
 MARKER = ("-n", "kube-system", "get", "configmap", "flowplane-testbed", "-o", "json")
+# Above every `--timeout` that kubectl is given itself.
+KUBECTL_SECONDS = 600
 ADVICE = "run `make test-kubernetes`, or name a cluster in FLOWPLANE_TEST_KUBECONFIG"
 
 
@@ -40,7 +42,7 @@ class Kubernetes:
             Refused: it failed.
         """
         argv = ["kubectl", "--kubeconfig", str(self.kubeconfig), *arguments]
-        done = subprocess.run(argv, input=objects, capture_output=True, text=True, check=False, timeout=240)
+        done = subprocess.run(argv, input=objects, capture_output=True, text=True, check=False, timeout=KUBECTL_SECONDS)
         if done.returncode != 0:
             raise Refused(done.stderr)
         return done.stdout

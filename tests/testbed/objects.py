@@ -54,7 +54,7 @@ spec:
                 printf 'HTTP/1.1 200 OK\\r\\nConnection: close\\r\\n\\r\\n%s' "$HOSTNAME" | nc -lN -p 8080 >/dev/null
               done
           ports: [{containerPort: 8080}]
-          readinessProbe: {exec: {command: [test, -s, /data/starts]}, periodSeconds: 1}
+          readinessProbe: {exec: {command: [test, -s, /data/starts]}, periodSeconds: 1, timeoutSeconds: 5}
           securityContext:
             {allowPrivilegeEscalation: false, readOnlyRootFilesystem: true, capabilities: {drop: [ALL]}}
           volumeMounts: [{name: data, mountPath: /data}]

@@ -66,8 +66,8 @@ def test_a_program_in_the_testbed_reaches_services_by_name(site: Namespace) -> N
 def test_a_volume_is_kept_when_its_pod_is_replaced(site: Namespace) -> None:
     before = site.get("pod/web-0")["metadata"]["uid"]
     site.kubectl("delete", "pod", "web-0", "--wait=true")
-    assert eventually(lambda: site.can("web-0", "true"))
-    site.kubectl("wait", "--for=condition=Ready", "pod/web-0", "--timeout=30s")
+    assert eventually(lambda: site.can("web-0", "true"), seconds=90)
+    site.kubectl("wait", "--for=condition=Ready", "pod/web-0", "--timeout=90s")
     assert site.get("pod/web-0")["metadata"]["uid"] != before
     assert site.in_pod("web-0", "cat", "/data/starts").count("started") == 2
 
@@ -88,6 +88,13 @@ def test_a_quota_holds_back_what_exceeds_it(site: Namespace) -> None:
         assert len(site.get("pod")["items"]) <= 4
     finally:
         site.kubectl("scale", "statefulset/web", "--replicas=2")
+        # The client is the third; whoever comes next wants room for a pod.
+        assert eventually(lambda: used_pods(site) == "3", seconds=90)
+
+
+def used_pods(site: Namespace) -> str:
+    """How many the quota counts."""
+    return str(site.get("resourcequota/quota")["status"]["used"]["pods"])
 
 
 def test_a_policy_lets_in_only_whom_it_names(site: Namespace) -> None:
@@ -117,9 +124,10 @@ def test_a_policy_lets_out_only_to_what_it_names(site: Namespace) -> None:
 def test_pods_that_are_isolated_both_ways_still_answer(site: Namespace) -> None:
     site.kubectl("apply", "-f", "-", objects=objects.ISOLATED)
     try:
-        assert eventually(lambda: not site.can("web-0", *FETCH, "http://web-1.web:8080/")), "a server asked another"
-        assert eventually(lambda: site.can("client", *FETCH, "http://web-1.web:8080/")), "an answer was held back"
-        assert not site.can("web-0", *FETCH, "http://web-1.web:8080/")
+        reach = (*FETCH, "http://web-1.web:8080/")
+        assert eventually(lambda: not site.can("web-0", *reach)), "a server asked another"
+        assert eventually(lambda: site.can("client", *reach)), "an answer was held back"
+        assert eventually(lambda: site.can("client", *reach) and not site.can("web-0", *reach)), "not both at once"
     finally:
         site.kubectl("delete", "networkpolicy", "isolated", "in", "out")
 

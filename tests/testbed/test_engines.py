@@ -15,7 +15,7 @@ from provisioning.catalogue import RELEASES
 from tests.kubernetes import Kubernetes, Namespace, eventually
 from tests.testbed import objects
 
-pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
 
 @pytest.mark.parametrize("version", [release.version for release in RELEASES])
@@ -27,7 +27,7 @@ def test_an_engine_answers_by_its_name(kubernetes: Kubernetes, version: str, tmp
     kubernetes.apply(objects.ENGINE.replace("PLACE", namespace.name).replace("VERSION", version))
     try:
         namespace.kubectl("create", "secret", "tls", "engine-tls", f"--cert={certificate}", f"--key={key}")
-        namespace.kubectl("rollout", "status", "statefulset/broker", "--timeout=180s")
+        namespace.kubectl("rollout", "status", "statefulset/broker", "--timeout=300s")
         assert eventually(lambda: topology_version(host, certificate) == version), logs(namespace)
     finally:
         kubernetes.kubectl("delete", "namespace", namespace.name, "--wait=false")
