@@ -64,7 +64,7 @@ lengthy = partial(under, pytest.mark.chaos)
 class TestKubernetesBackend(BackendContract):
     """The contract."""
 
-    # Seven engines one after the other, and five restores, each of which may take `PATIENCE_SECONDS`.
+    # Five engines one after the other, three restores and two backups: each of them has our patience.
     test_a_backup_is_restored_in_place_and_into_another_cluster = under(
         pytest.mark.timeout(1800), BackendContract.test_a_backup_is_restored_in_place_and_into_another_cluster
     )
