@@ -331,18 +331,17 @@ class BackendContract:
 
     def test_a_killed_engine_is_noticed_and_started_again(self, stage: Stage, cluster: DesiredCluster) -> None:
         start(stage, cluster)
-
-        def is_available() -> bool:
-            return persist(stage.backend.observe, cluster).available
+        shown_at: list[Future[float]] = []
 
         def kill() -> None:
             stage.kill_engine(cluster.cluster_id)
             shown_at.append(beside.submit(await_end, stage, cluster))
 
-        shown_at: list[Future[float]] = []
+        def is_down() -> bool:
+            return bool(shown_at) and not persist(stage.backend.observe, cluster).available
+
         with ThreadPoolExecutor(1) as beside, follow(stage.backend, cluster.cluster_id, kill) as changes:
-            await_change(changes, cluster.cluster_id, is_available)
-            told_at = await_change(changes, cluster.cluster_id, lambda: not is_available())
+            told_at = await_change(changes, cluster.cluster_id, is_down)
         sight = await_sight(stage.backend, cluster, lambda sight: sight.last_exit != "")
 
         # How soon a region itself knows is its own matter.
