@@ -22,7 +22,7 @@ from provisioning.spec import DesiredCluster
 from provisioning.states import OperationState
 from provisioning.verdicts import Verdict
 from tests.kubernetes import eventually
-from tests.provisioning.backends.contract import await_sight
+from tests.provisioning.backends.contract import PATIENCE_SECONDS, await_sight
 from tests.provisioning.backends.faults.customers import SLUG, Customers, desired_of, serve_with, turns
 from tests.provisioning.backends.faults.proxy import Asked, Passage, pass_on
 from tests.provisioning.backends.faults.stage import Region
@@ -107,8 +107,8 @@ def test_a_foreign_finalizer_blocks_one_removal_and_is_left_where_it_is(region: 
     region.patch(stuck, "service/gateway", finalizers)
     try:
         region.backend.delete(stuck.cluster_id, epoch=region.next_epoch())
-        sight = await_sight(region.backend, stuck, lambda sight: "cannot be removed yet" in sight.waits_for)
-        assert "somebody.example/x" in sight.waits_for
+        sight = await_sight(region.backend, stuck, lambda sight: "somebody.example/x" in sight.waits_for)
+        assert "cannot be removed yet" in sight.waits_for
         for _ in range(3):
             assert not region.backend.delete(stuck.cluster_id, epoch=region.next_epoch())
         region.backend.start(other, other.nodes, epoch=region.next_epoch())
@@ -118,7 +118,9 @@ def test_a_foreign_finalizer_blocks_one_removal_and_is_left_where_it_is(region: 
         assert region.place(stuck).get("service/gateway")["metadata"]["finalizers"] == ["somebody.example/x"]
     finally:
         region.patch(stuck, "service/gateway", {"metadata": {"finalizers": None}})
-    assert eventually(lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=60)
+    assert eventually(
+        lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
+    )
 
 
 BROKEN_API = {
@@ -143,8 +145,8 @@ def test_a_broken_extension_of_the_region_blocks_removals_alone(region: Region) 
     region.cluster.apply(json.dumps(BROKEN_API))
     try:
         region.backend.delete(stuck.cluster_id, epoch=region.next_epoch())
-        sight = await_sight(region.backend, stuck, lambda sight: "cannot be removed yet" in sight.waits_for)
-        assert "broken.example" in sight.waits_for
+        sight = await_sight(region.backend, stuck, lambda sight: "broken.example" in sight.waits_for)
+        assert "cannot be removed yet" in sight.waits_for
         region.backend.start(other, other.nodes, epoch=region.next_epoch())
         region.settle(other)
         assert region.cluster.get("namespace", f"fp-{stuck.cluster_id}")["spec"]["finalizers"] == ["kubernetes"]
