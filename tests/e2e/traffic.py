@@ -11,12 +11,11 @@ from pathlib import Path
 import grpc
 from pyzeebe.proto import gateway_pb2, gateway_pb2_grpc
 
+from examples.order_fulfilment.orders import COMMAND_PATIENCE_SECONDS
 from examples.order_fulfilment.patience import WORTH_ASKING_AGAIN, delays
-from tests.provisioning.backends.tokens import PROCESS
+from tests.provisioning.backends.tokens import PROCESS, insist
 
 CALL_SECONDS = 5.0
-# Longer than it takes three brokers to find new leaders; a call that has no answer by then has failed.
-PATIENCE_SECONDS = 30.0
 PAUSE_SECONDS = 0.05
 
 
@@ -45,7 +44,7 @@ class Traffic:
     def __enter__(self) -> Traffic:
         resource = gateway_pb2.Resource(name="kept.bpmn", content=PROCESS.encode())
         request = gateway_pb2.DeployResourceRequest(resources=[resource])
-        self._gateway.DeployResource(request, metadata=self._metadata, timeout=PATIENCE_SECONDS, wait_for_ready=True)
+        insist(lambda: self._gateway.DeployResource(request, metadata=self._metadata, timeout=15, wait_for_ready=True))
         self._thread.start()
         return self
 
@@ -57,7 +56,7 @@ class Traffic:
     def _run(self) -> None:
         while not self._stop.wait(PAUSE_SECONDS):
             began = time.monotonic()
-            failure = self._ask(began + PATIENCE_SECONDS)
+            failure = self._ask(began + COMMAND_PATIENCE_SECONDS)
             self.counts.calls += 1
             self.counts.worst_seconds = max(self.counts.worst_seconds, time.monotonic() - began)
             if failure:
