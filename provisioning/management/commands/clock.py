@@ -59,6 +59,8 @@ class Command(BaseCommand):
         due = [0.0] * len(chores)
         while not stop.is_set():
             for index, (every, chore) in enumerate(chores):
+                if stop.is_set():  # whoever stops us does not wait for all of them
+                    break
                 if time.monotonic() >= due[index]:
                     due[index] = time.monotonic() + every
                     _attempt(chore)
