@@ -8,6 +8,7 @@ import select
 import signal
 import subprocess
 import sys
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,8 +55,32 @@ def uninterrupted() -> Iterator[None]:
 
     A handler that does nothing, not SIG_IGN: commands that we start must stay interruptible.
     """
+    with _answering(lambda *_: None):
+        yield
+
+
+@contextlib.contextmanager
+def held_back() -> Iterator[None]:
+    """Have an interrupt come when the block is over, which must be short.
+
+    A handler, not a mask: commands that we start inside would inherit that.
+    """
+    if threading.current_thread() is not threading.main_thread():  # no interrupt comes in any other
+        yield
+        return
+    came: list[int] = []
+    try:
+        with _answering(lambda number, _: came.append(number)):
+            yield
+    finally:
+        for number in came:
+            signal.raise_signal(number)
+
+
+@contextlib.contextmanager
+def _answering(answer: Callable[[int, object], None]) -> Iterator[None]:
     numbers = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    before = [signal.signal(number, lambda *_: None) for number in numbers]
+    before = [signal.signal(number, answer) for number in numbers]
     try:
         yield
     finally:
@@ -101,22 +126,25 @@ def run(
     Raises:
         SetupError: it could not be started or did not exit with 0; the end of its output is quoted.
     """
-    try:
-        child = subprocess.Popen(
-            [str(word) for word in argv],
-            cwd=cwd,
-            env=env,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            errors="replace",
-            start_new_session=True,
-            **identity(account),
-        )
-    except OSError as error:
-        raise SetupError(f"{purpose} failed: {argv[0]} could not be started ({error.strerror}).") from error
-    with child, session_ended_on_interrupt(child):
+    with contextlib.ExitStack() as guarded:
+        with held_back():  # or an interrupt between the two would leave a child that nobody guards
+            try:
+                child = subprocess.Popen(
+                    [str(word) for word in argv],
+                    cwd=cwd,
+                    env=env,
+                    stdin=subprocess.DEVNULL,
+                    stdout=subprocess.PIPE,
+                    stderr=subprocess.STDOUT,
+                    encoding="utf-8",
+                    errors="replace",
+                    start_new_session=True,
+                    **identity(account),
+                )
+            except OSError as error:
+                raise SetupError(f"{purpose} failed: {argv[0]} could not be started ({error.strerror}).") from error
+            guarded.enter_context(child)
+            guarded.enter_context(session_ended_on_interrupt(child))
         output: str = child.communicate()[0]
     if child.returncode != 0:
         shown = "\n".join(output.splitlines()[-SHOWN_LINES:])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from embedded.errors import SetupError
-from embedded.processes import Process, processes_inside, run, runs_inside, stop
+from embedded.processes import Process, held_back, processes_inside, run, runs_inside, stop
 from embedded.setup import CHECKOUT
 
 if TYPE_CHECKING:
@@ -57,7 +57,23 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
         time.sleep(0.05)
     parent.send_signal(number)
     assert parent.wait(30) != 0
-    assert not is_alive(int(child_file.read_text()))
+    # It was told to end together with the shell that is waited for.
+    deadline = time.monotonic() + 20
+    while is_alive(int(child_file.read_text())):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_an_interrupt_that_was_held_back_comes_afterwards() -> None:
+    seen = []
+    before = signal.signal(signal.SIGTERM, lambda *_: seen.append("the interrupt"))
+    try:
+        with held_back():
+            signal.raise_signal(signal.SIGTERM)
+            seen.append("the end of the block")
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert seen == ["the end of the block", "the interrupt"]
 
 
 def test_a_process_that_ignores_the_request_is_ended_by_force(tmp_path: Path) -> None:
