@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 SLEEP = [sys.executable, "-c", "import time; time.sleep(300)"]
+# It leaves its file once it is ready to be asked to end.
+POLITE = (
+    "import pathlib, signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0));"
+    "pathlib.Path(sys.argv[1]).touch(); time.sleep(300)"
+)
 # What an engine is to the worker: a child in a session of its own, with the environment it inherited.
 WITH_ENGINE = (
     "import subprocess, time; subprocess.Popen(['sleep', '300'], start_new_session=True, cwd='/'); time.sleep(300)"
@@ -62,11 +67,13 @@ def test_programs_run_until_they_are_stopped(supervisor: Supervisor) -> None:
 
 def test_a_program_runs_in_its_folder_and_how_it_ended_is_told(supervisor: Supervisor) -> None:
     folder = supervisor.home.mailbox
-    polite = "import signal, sys, time; signal.signal(signal.SIGTERM, lambda *_: sys.exit(0)); time.sleep(300)"
-    kept = [Program("web", SLEEP, 10, folder=folder), Program("clock", [sys.executable, "-c", polite], 20)]
+    listens = folder / "listens"
+    polite = [sys.executable, "-c", POLITE, str(listens)]
+    kept = [Program("web", SLEEP, 10, folder=folder), Program("clock", polite, 20)]
     supervisor.launch(kept)
     supervisor.start(["web", "clock"])
     assert processes_of(supervisor.home)["web"].working_directory == folder
+    wait_until(listens.exists)
     supervisor.stop(["web", "clock"])
     assert [supervisor.exit_status_of(name) for name in ("web", "clock")] == [-1, 0]
 
@@ -80,7 +87,8 @@ def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
 
 
 def test_a_program_that_does_not_stay_up_is_told_with_its_last_words(supervisor: Supervisor) -> None:
-    supervisor.launch([Program("web", [sys.executable, "-c", "raise SystemExit('no such 100 % setting; really')"], 10)])
+    # A shell, because an interpreter may take the second after which supervisor believes that it stays up.
+    supervisor.launch([Program("web", ["/bin/sh", "-c", "echo 'no such 100 % setting; really'; exit 1"], 10)])
     with pytest.raises(SetupError, match=r"web did not stay up(.|\n)*no such 100 % setting; really"):
         supervisor.start(["web"])
 
