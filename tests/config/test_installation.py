@@ -868,6 +868,12 @@ def kill(running: subprocess.Popen[str]) -> None:
     running.communicate()
 
 
+def until_it_has_left(watch: psycopg.Connection[Any]) -> None:
+    """Wait for the end of a killed restore's sessions: each ends its last statement first, be it a commit."""
+    while watch.execute("SELECT 1 FROM pg_stat_activity WHERE application_name = 'flowplane restore'").fetchone():
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize("later_seconds", [0, 0.2])
 def test_a_killed_backup_leaves_no_archive_and_the_next_one_works(
     installation: Installation, later_seconds: float
@@ -925,6 +931,7 @@ def test_a_killed_restore_leaves_the_old_database_or_the_new_one(
         with installation.start(*installation.restoring(saved)) as running:
             until(moments(installation, watch)[moment], running)
             kill(running)
+        until_it_has_left(watch)
         is_new = moments(installation, watch)["in place"]()
     now = installation.imprint()
     if is_new:
@@ -955,9 +962,7 @@ def test_killed_while_it_waits_for_its_place(installation: Installation, saved: 
                 until(lambda: bool(watch.execute(waiting).fetchone()), running)
                 assert running.poll() is None
                 kill(running)
-        left = "SELECT 1 FROM pg_stat_activity WHERE application_name = 'flowplane restore'"
-        while watch.execute(left).fetchone():
-            time.sleep(0.05)
+        until_it_has_left(watch)
     assert installation.imprint() == old
 
 
