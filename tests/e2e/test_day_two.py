@@ -133,10 +133,11 @@ def take_snapshot(broker: BrokerFolder) -> Path:
     record = EngineRecord.read(broker)
     assert record is not None
     door = LoopbackDoor(record.ports.management)
-    assert door.ask("POST", "actuator/partitions/takeSnapshot", limits=Limits(connect=1, read=10)) is not None
     snapshots = broker.data / "raft-partition" / "partitions" / "1" / "snapshots"
+    before = set(snapshots.glob("*.checksum"))
+    assert door.ask("POST", "actuator/partitions/takeSnapshot", limits=Limits(connect=1, read=60)) is not None
     return wait_for(
-        lambda: next((path.with_suffix("") for path in snapshots.glob("*.checksum")), None),
+        lambda: next((path.with_suffix("") for path in snapshots.glob("*.checksum") if path not in before), None),
         seconds=60,
         what="The snapshot",
     )
