@@ -16,6 +16,7 @@ from pyzeebe.proto import gateway_pb2 as messages
 from pyzeebe.proto import gateway_pb2_grpc
 
 import examples.order_fulfilment
+from embedded.doors import wait_for
 from tests.e2e.canaries import files, hits, listening, our_files, postgres_dump, postgres_files, redis_keys
 from tests.e2e.stack import Stack
 
@@ -82,7 +83,11 @@ def first_job(stub: Any, call: dict[str, Any], canaries: Mapping[str, str]) -> A
         maxJobsToActivate=1,
         requestTimeout=20_000,
     )
-    return next(job for answer in stub.ActivateJobs(request, **call) for job in answer.jobs)
+
+    def look() -> Any:
+        return next((job for answer in stub.ActivateJobs(request, **call) for job in answer.jobs), None)
+
+    return wait_for(look, seconds=120, what="The first job")
 
 
 def test_what_an_engine_works_on_is_nowhere_but_in_the_engine(stack: Stack) -> None:
