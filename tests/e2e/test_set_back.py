@@ -6,8 +6,7 @@ import contextlib
 import re
 import subprocess
 import sys
-import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +18,7 @@ from embedded.doors import wait_for
 from embedded.environment import base_environment, chosen_settings
 from embedded.machine import held, running
 from embedded.setup import CHECKOUT
+from provisioning.backends.local.layout import RegionFolder
 from tests.e2e.stack import Customer, Stack, machine_of_its_own
 from tests.e2e.traffic import Traffic
 
@@ -65,6 +65,12 @@ def healthy_cluster(customer: Customer) -> dict[str, Any]:
     return customer.until(made["cluster"]["id"], "healthy")
 
 
+def knows_all(stack: Stack, given: Iterable[Mapping[str, str]]) -> bool | None:
+    """Whether the region remembers everybody who was given access, which it is told every ten seconds."""
+    text = RegionFolder(stack.home.region / "local").register.read_text(encoding="utf-8")
+    return all(one["ZEEBE_CLIENT_ID"] in text for one in given) or None
+
+
 def entry_of(customer: Customer, cluster_id: str) -> str | None:
     """The ledger's entry of what was found of a cluster, if there is one."""
     entries: list[str] = re.findall(rf"{LEDGER}([0-9a-f-]{{36}})/change/", customer.page(LEDGER))
@@ -88,7 +94,9 @@ def test_an_older_database_ends_no_engine_and_tells_what_it_does_not_know(stack:
         Traffic(variables[same["id"]], tokens[same["id"]]) as of_same,
         Traffic(variables[younger["id"]], tokens[younger["id"]]) as of_younger,
     ):
-        time.sleep(12)  # regions are told every ten seconds who was given access
+        wait_for(
+            lambda: knows_all(stack, variables.values()), seconds=120, what="The region's knowledge of who has access"
+        )
         said = command(stack, "restore", "--from", archive)
         entry = wait_for(lambda: entry_of(customer, younger["id"]), seconds=150, what="The ledger's entry")
     assert "nothing is removed in any region" in said
