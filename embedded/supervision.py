@@ -75,7 +75,7 @@ def product(home: Home, ports: Ports, *, checkout: Path = CHECKOUT) -> tuple[Pro
     binaries = VENV / "bin"
     manage = [str(binaries / "python"), "manage.py"]
     # No worker process of hypercorn's own (-w 0): one process with a pool of threads, at half the memory.
-    web = [str(binaries / "hypercorn"), "--workers", "0", "--graceful-timeout", "5"]
+    web = [str(binaries / "hypercorn"), "--workers", "0", "--graceful-timeout", "10"]
     web += ["--bind", f"127.0.0.1:{ports.tls}", "--insecure-bind", f"127.0.0.1:{ports.plain}"]
     web += ["--certfile", str(certificates.server_certificate_file(home))]
     web += ["--keyfile", str(certificates.server_key_file(home)), "config.wsgi:application"]
