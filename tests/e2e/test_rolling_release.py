@@ -9,10 +9,12 @@ from __future__ import annotations
 import json
 import socket
 import tempfile
+import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from pytest_django.plugin import DjangoDbBlocker
@@ -64,13 +66,21 @@ def cluster_id(customer: Customer) -> str:
     return str(made["cluster"]["id"])
 
 
-def begun(customer: Customer, operation: dict[str, Any]) -> None:
-    """Wait until somebody works on an operation."""
+def begun(releases: TwoReleases, customer: Customer, operation: dict[str, Any]) -> None:
+    """Wait until somebody works on an operation.
+
+    Whoever rings is asked to ring again when no message is left: one that nobody took within 30 s is thrown away, and
+    there is no clock.
+    """
 
     def look() -> bool | None:
-        return customer.api("GET", f"/operations/{operation['id']}")["state"] != "pending" or None
+        if customer.api("GET", f"/operations/{operation['id']}")["state"] != "pending":
+            return True
+        if not releases.ringing():
+            customer.api("PATCH", f"/clusters/{operation['cluster_id']}", {"name": f"rung-{uuid4().hex[:6]}"})
+        return None
 
-    wait_for(look, seconds=60, what="The operation's first turn")
+    wait_for(look, seconds=120, what="The operation's first turn")
 
 
 def test_the_old_release_serves_while_the_new_one_migrates(
@@ -97,7 +107,7 @@ def test_the_new_worker_takes_what_old_code_put_into_the_queue_and_hands_it_over
     made = customer.create_cluster()
     releases.until_somebody_rings()
     releases.start("worker")
-    begun(customer, made["operation"])
+    begun(releases, customer, made["operation"])
     releases.drain("worker")  # in the middle of it
     releases.start("old-worker", "old-clock", "watch")
     assert customer.finished(made["operation"], seconds=SECONDS)["state"] == "succeeded"
@@ -110,7 +120,7 @@ def test_the_old_worker_takes_what_new_code_put_into_the_queue_and_hands_it_over
     releases.drain("old-clock", "watch")
     releases.start("web")
     operation = newer.api("POST", f"/clusters/{cluster_id}/resume")
-    begun(newer, operation)
+    begun(releases, newer, operation)
     releases.drain("old-worker")
     releases.start("worker", "clock", "old-watch")
     assert customer.finished(operation, seconds=SECONDS)["state"] == "succeeded"
@@ -136,7 +146,10 @@ def test_a_request_that_web_has_begun_to_read_is_answered_before_it_ends(
         line.sendall(customer.head("PATCH", f"/clusters/{cluster_id}", len(body)))
         assert line.recv(4096).startswith(b"HTTP/1.1 100 "), "web waits for the body by now"
         stopped = threads.submit(releases.drain, "old-web")
-        wait_for(lambda: releases.supervisor.states()["old-web"] == "STOPPING" or None, seconds=10, what="The stop")
+        deadline = time.monotonic() + 10
+        while releases.supervisor.states()["old-web"] != "STOPPING":
+            assert time.monotonic() < deadline, "the stop did not begin"
+            time.sleep(0.05)  # from here on, it waits for 10 s
         line.sendall(body)
         answer = b"".join(iter(lambda: line.recv(4096), b""))
         stopped.result()
