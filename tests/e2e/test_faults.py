@@ -241,16 +241,12 @@ def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
     customer.finished(customer.api("DELETE", f"/clusters/{new}?purge=true"))
 
 
-def _refused(answer: requests.Response) -> requests.Response | None:
-    return None if answer.ok else answer
-
-
 @contextlib.contextmanager
 def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
     """Stop the worker's process while it holds the cluster's lease, outside any transaction and any call to the engine.
 
     In such a call it would hold the engine itself, and everybody off until it wakes up. It cannot be told when to stop,
-    so it is stopped again and again until it was so.
+    so it is stopped again and again until it was so: while an engine starts, which takes a turn each second.
     """
     worker = stack.supervisor.pid_of("worker")
     (fence,) = stack.home.region.rglob(f"{cluster_id}.fence")
@@ -295,14 +291,30 @@ def _soon(look: Callable[[], Found | None]) -> Found:
     return found
 
 
+@contextlib.contextmanager
+def database_killed(stack: Stack) -> Iterator[None]:
+    """Kill the database's server, and have it come back after the block only."""
+    os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
+
+    def is_kept_off() -> bool | None:
+        stack.supervisor.stop(("postgres",))  # which does nothing between its end and its next start
+        return stack.supervisor.states()["postgres"] == "STOPPED" or None
+
+    try:
+        wait_for(is_kept_off, seconds=60, what="The database's stop")
+        yield
+    finally:
+        stack.supervisor.start(("postgres",))
+
+
 def test_a_database_killed_in_the_middle_loses_no_accepted_change(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
     header, at = api_client(stack, customer), f"/clusters/{cluster['id']}"
-    accepted = customer.api("POST", f"{at}/suspend")
-    with worker_frozen_in_its_turn(stack, cluster["id"]):
-        os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
-        assert_told_to_wait(_soon(lambda: _refused(call(stack, header, "GET", at))), "unavailable")
+    customer.finished(customer.api("POST", f"{at}/suspend"))
+    accepted = customer.api("POST", f"{at}/resume")
+    with worker_frozen_in_its_turn(stack, cluster["id"]), database_killed(stack):
+        assert_told_to_wait(call(stack, header, "GET", at), "unavailable")
     wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=60, what="An answer")
 
     def ended() -> dict[str, Any] | None:
@@ -311,8 +323,7 @@ def test_a_database_killed_in_the_middle_loses_no_accepted_change(
             return answer.json() if answer.ok and answer.json()["state"] == "succeeded" else None
         return None
 
-    wait_for(ended, seconds=120, what="The suspension's end")
-    customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
+    wait_for(ended, seconds=240, what="The resumption's end")
     customer.until(cluster["id"], "healthy")
 
 
@@ -334,18 +345,21 @@ def test_a_worker_that_overslept_its_lease_does_no_harm(
 ) -> None:
     """Frozen in its turn, past its lease of 20 s, while the clock takes over; then it wakes up and is refused."""
     log = stack.home.logs / "worker.log"
-    operation = customer.api("POST", f"/clusters/{cluster['id']}/suspend")
+    customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/suspend"))
+    operation = customer.api("POST", f"/clusters/{cluster['id']}/resume")
     with worker_frozen_in_its_turn(stack, cluster["id"]):
         written = log.stat().st_size
-        assert customer.finished(operation, seconds=120)["state"] == "succeeded"
-        resumed = customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"), seconds=120)
-        assert resumed["state"] == "succeeded"
-        before = stack.engines(cluster["id"])
+        assert customer.finished(operation, seconds=240)["state"] == "succeeded"
+        suspended = customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/suspend"), seconds=240)
+        assert suspended["state"] == "succeeded"
+        assert stack.engines(cluster["id"]) == []
 
     def refused() -> bool | None:
         lines = log.read_bytes()[written:].decode().splitlines()
         return any("turn was overtaken" in line and cluster["id"] in line for line in lines) or None
 
     wait_for(refused, seconds=60, what="The refusal of the turn that was overtaken")
-    assert stack.engines(cluster["id"]) == before
+    assert stack.engines(cluster["id"]) == [], "what it knows best is that an engine is wanted"
+    customer.until(cluster["id"], "suspended")
+    customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
     customer.until(cluster["id"], "healthy")
