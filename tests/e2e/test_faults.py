@@ -246,7 +246,7 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
     """Stop the worker's process while it holds the cluster's lease, outside any transaction and any call to the engine.
 
     In such a call it would hold the engine itself, and everybody off until it wakes up. It cannot be told when to stop,
-    so it is stopped again and again until it was so: while an engine starts, which takes a turn each second.
+    so it is stopped once in each turn until it was so: while an engine starts, which takes a turn each second.
     """
     worker = stack.supervisor.pid_of("worker")
     (fence,) = stack.home.region.rglob(f"{cluster_id}.fence")
@@ -264,14 +264,18 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
             ).fetchone() or (0,)
             return bool(sessions)
 
+        missed: int | None = None
+
         def caught() -> bool | None:
+            nonlocal missed
             before = epoch_of_lease()
-            if before is None:
+            if before is None or before == missed:  # stopped all the time, that turn would never end
                 return None
             os.kill(worker, signal.SIGSTOP)
             time.sleep(0.5)  # what it has said last is on its way to the database, and may give the lease back
             if epoch_of_lease() == before and not is_at_it() and not find_all_holders([fence]):
                 return True
+            missed = before
             os.kill(worker, signal.SIGCONT)
             return None
 
