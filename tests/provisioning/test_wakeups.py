@@ -42,12 +42,12 @@ def test_many_wake_ups_are_one_message_until_somebody_looks() -> None:
 
 
 def test_a_message_that_was_lost_silences_nobody_for_long() -> None:
+    began = time.monotonic()
     wakeups.send_once(uuid4())
-    forget = time.monotonic() + wakeups.RINGING_MILLISECONDS / 1000
     while messages() == 1:
         wakeups.send_once(uuid4())
         time.sleep(0.02)
-    assert time.monotonic() >= forget - 0.1
+    assert time.monotonic() - began >= wakeups.RINGING_MILLISECONDS / 1000 - 0.01  # the broker's clock is another one
 
 
 def test_a_reminder_is_a_message_of_its_own() -> None:
