@@ -24,6 +24,7 @@ from tests.provisioning.pretend import PretendRegion
 pytestmark = pytest.mark.django_db
 
 TTL = timedelta(seconds=20)
+PATIENCE_SECONDS = 60.0
 
 
 @pytest.fixture(autouse=True)
@@ -172,7 +173,7 @@ def test_what_did_not_change_is_not_written(cluster: Cluster) -> None:
 
 def test_serving_goes_on_until_nothing_is_due(acorn: Organization, birch: Organization) -> None:
     rows = [*make_clusters(acorn, 5), *make_clusters(birch, 3)]
-    assert reconciler.serve() is False
+    assert reconciler.serve(seconds=PATIENCE_SECONDS) is False
     assert Cluster.objects.filter(pk__in=[row.pk for row in rows], seen_at=None).count() == 0
 
 
@@ -185,7 +186,7 @@ def test_serving_ends_when_its_time_is_over(acorn: Organization) -> None:
 def test_serving_waits_for_nobody(cluster: Cluster, acorn: Organization, region: PretendRegion) -> None:
     region.slow = True
     others = make_clusters(acorn, 3)
-    reconciler.serve()
+    reconciler.serve(seconds=PATIENCE_SECONDS)
     assert region.verbs() == ["prepare"], "each cluster was due once, and none was waited for"
     row = Cluster.objects.get(pk=cluster.pk)
     assert row.due_at is not None
@@ -199,7 +200,7 @@ def test_a_row_that_cannot_be_understood_is_given_back_and_holds_up_nobody(
 ) -> None:
     Cluster.objects.filter(pk=cluster.pk).update(lifecycle="unheard of")
     other = make_clusters(birch, 1)[0]
-    reconciler.serve()
+    reconciler.serve(seconds=PATIENCE_SECONDS)
     row = Cluster.objects.get(pk=cluster.pk)
     assert (row.seen_at, row.lease_expires_at, row.deaths) == (None, None, 0)
     assert row.due_at is not None
@@ -318,7 +319,7 @@ def test_a_retry_forgets_the_deaths(alice: Person, cluster: Cluster, region: Pre
 def test_a_new_wish_forgets_the_deaths(alice: Person, cluster: Cluster, region: PretendRegion) -> None:
     park(cluster)
     services.request_deletion(actor=alice.actor, cluster_id=cluster.pk, purge=True)
-    reconciler.serve()
+    reconciler.serve(seconds=PATIENCE_SECONDS)
     assert Cluster.objects.get(pk=cluster.pk).deleted_at is not None
 
 

@@ -48,6 +48,7 @@ def test_what_nobody_took_up_is_taken_by_the_clock_itself(cluster: Cluster, regi
     assert region.verbs()[:1] == ["prepare"]
 
 
+@pytest.mark.usefixtures("one_turn_each")
 @pytest.mark.parametrize("junk", [[{"x": 1}], {"a": 1}, [1, 2], [{"type": "nonsense", "status": "True"}]])
 def test_a_row_of_nonsense_is_mended_and_holds_up_nobody(
     alice: Person, bob: Person, cluster: Cluster, region: PretendRegion, junk: object
@@ -65,6 +66,7 @@ def test_a_row_of_nonsense_is_mended_and_holds_up_nobody(
     services.request_deletion(actor=alice.actor, cluster_id=cluster.pk, purge=True)
 
 
+@pytest.mark.usefixtures("one_turn_each")
 def test_a_turn_that_breaks_off_does_not_end_the_tick(
     alice: Person, bob: Person, cluster: Cluster, region: PretendRegion
 ) -> None:
