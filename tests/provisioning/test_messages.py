@@ -30,9 +30,15 @@ PATIENCE_SECONDS = 90.0
 
 @pytest.fixture
 def worker(shared: SharedRegion, tmp_path: Path) -> Iterator[Callable[[], None]]:
-    """Call it to start the worker; there is no clock in these tests."""
+    """Call it to start the worker and await it: messages expire while it begins. There is no clock in these tests."""
     running = []
-    yield lambda: running.append(shared_region.spawn("worker", shared.folder, log=tmp_path / "worker.log"))
+    log = tmp_path / "worker.log"
+
+    def start() -> None:
+        running.append(shared_region.spawn("worker", shared.folder, log=log))
+        until(lambda: " ready." in log.read_text())
+
+    yield start
     for process in running:
         shared_region.end(process)
 
@@ -129,7 +135,8 @@ def test_a_message_may_name_a_cluster_that_is_not_there(
 ) -> None:
     create(committed, shared, "orders")
     current_app.control.purge()
-    wakeups.send(uuid4())
+    # Without a time after which it is worthless, because the worker may take longer to begin.
+    current_app.send_task(wakeups.RECONCILE, args=[str(uuid4())])
     worker()
     until(lambda: not open_operations(committed).exists())
 
