@@ -72,6 +72,12 @@ def see_everything() -> None:
 
 
 @pytest.fixture
+def slow_to_connect(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A hundred threads connect at once and take turns at it: each waits far longer than one alone ever does."""
+    monkeypatch.setitem(connection.settings_dict["OPTIONS"], "connect_timeout", 120)  # all threads share them
+
+
+@pytest.fixture
 def shared(committed: Person, tmp_path: Path) -> Iterator[SharedRegion]:
     """A committed region that processes of ours share, named as its folder is; nothing but its clusters is due."""
     folder = tmp_path / f"shared-{uuid4().hex[:8]}"

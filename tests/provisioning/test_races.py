@@ -7,6 +7,7 @@ from collections.abc import Callable
 from datetime import timedelta
 from functools import partial
 
+import pytest
 from django.db import connection
 
 from billing.errors import LimitReached
@@ -19,6 +20,8 @@ from provisioning.states import OPEN_STATES
 from tests.factories import Person, make_person
 from tests.provisioning.conftest import ask, put_on_plan, see_everything
 from tests.provisioning.shared_region import SharedRegion
+
+pytestmark = pytest.mark.usefixtures("slow_to_connect")
 
 AT_ONCE = 100
 

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
 from django.db import connection
 from django.test import Client
 
@@ -13,6 +14,8 @@ from provisioning.models import Cluster, Region
 from tenants.models import IdempotencyRecord
 from tests.factories import Person, unique
 from tests.provisioning.api.conftest import CLUSTERS, wish
+
+pytestmark = pytest.mark.usefixtures("slow_to_connect")
 
 AT_ONCE = 100
 
