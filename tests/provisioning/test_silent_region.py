@@ -58,6 +58,7 @@ def dead(
     region.delete()
 
 
+@pytest.mark.timeout(3 * PATIENCE_SECONDS + 60)
 def test_another_regions_cluster_starts_while_one_region_is_silent(
     committed: Person, shared: SharedRegion, dead: Region, tmp_path: Path
 ) -> None:
@@ -72,6 +73,7 @@ def test_another_regions_cluster_starts_while_one_region_is_silent(
         for number in range(2):
             there.update(due_at=Now() - timedelta(seconds=1), failures=F("failures") % 3)
             asked = time.monotonic()
+            deadline = asked + PATIENCE_SECONDS
             operation = services.create_cluster(
                 actor=committed.actor, request=ask(region=shared.folder.name, name=f"cluster {number}")
             )
