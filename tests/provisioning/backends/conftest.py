@@ -15,7 +15,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from importlib.resources import files
@@ -44,6 +44,8 @@ SMALL = DesiredSize(brokers=1, partitions=1, replication_factor=1, memory_mib=64
 TRIO = DesiredSize(brokers=3, partitions=3, replication_factor=3, memory_mib=640, heap_mib=160, disk_mib=256)
 # A first fetch downloads 200 to 300 MB.
 FETCH_SECONDS = 240.0
+# What a machine with nothing else to do shows within a second.
+PATIENCE_SECONDS = 120.0
 STARTER = """
 import os, pickle, signal, sys
 from provisioning.backends.local import LocalBackend
@@ -207,6 +209,14 @@ def backup_store(open_folder: Path) -> Iterator[BackupStore]:
     yield store
     server.terminate()
     server.wait()
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    """Look again and again until it is so."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
 
 
 def free_port() -> int:

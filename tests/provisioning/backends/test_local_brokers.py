@@ -34,10 +34,9 @@ from provisioning.backends.local.release import Releases
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.errors import NoCapacity, PortTaken, RegionUnreachable
 from provisioning.spec import BackupRef, DesiredCluster, DesiredData, Lifecycle, ReleaseState
-from tests.provisioning.backends.conftest import SMALL, TRIO, LocalStage, desired_release
+from tests.provisioning.backends.conftest import SMALL, TRIO, LocalStage, desired_release, wait_until
 from tests.provisioning.backends.contract import await_sight, find, follow
 
-PATIENCE_SECONDS = 20.0
 # 640 MiB for each broker, and what the entrance takes.
 ROOM_FOR_THREE_MIB = 3 * TRIO.memory_mib + admission.ENTRANCE_MIB
 
@@ -83,13 +82,6 @@ def standins(empty_stage: LocalStage, monkeypatch: pytest.MonkeyPatch) -> Iterat
     stage = LocalStage(replace(empty_stage.settings, engine_user=None, memory_budget_mib=10_000))
     yield Standins(stage)
     stop_all(home, grace_seconds=5)
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 # --- starting ---------------------------------------------------------------------------------------------------------

@@ -28,9 +28,9 @@ from provisioning.backends.local.observing import starts_of
 from provisioning.backends.local.process import Identity
 from provisioning.backends.local.record import EngineRecord, running
 from provisioning.spec import STOP_GRACE_SECONDS, BackupRef, DesiredCluster, Work
-from tests.provisioning.backends.conftest import TRIO
+from tests.provisioning.backends.conftest import TRIO, wait_until
 from tests.provisioning.backends.contract import await_sight
-from tests.provisioning.backends.test_local_brokers import Standins, standins, wait_until
+from tests.provisioning.backends.test_local_brokers import Standins, standins
 from tests.provisioning.dying import is_killed_in
 
 __all__ = ["standins"]

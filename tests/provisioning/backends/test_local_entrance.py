@@ -12,16 +12,14 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import ClassVar
 
 import pytest
 
 from provisioning.backends.local import starting
-from tests.provisioning.backends.conftest import can_connect, free_port
-
-PATIENCE_SECONDS = 20.0
+from tests.provisioning.backends.conftest import PATIENCE_SECONDS, can_connect, free_port, wait_until
 
 
 class Broker:
@@ -114,13 +112,6 @@ class Entrance:
 
 def read_all(line: socket.socket) -> bytes:
     return b"".join(iter(lambda: line.recv(65536), b""))
-
-
-def wait_until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
 
 
 @pytest.fixture
