@@ -33,7 +33,7 @@ from cryptography.x509.oid import NameOID
 from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.local import LocalBackend, LocalSettings, create_region
 from provisioning.backends.local.layout import RegionFolder
-from provisioning.backends.local.process import find_holders
+from provisioning.backends.local.process import Identity, find_holders
 from provisioning.backends.local.record import EngineRecord
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.catalogue import RELEASES
@@ -217,6 +217,12 @@ def wait_until(is_so: Callable[[], bool]) -> None:
     while not is_so():
         assert time.monotonic() < deadline
         time.sleep(0.02)
+
+
+def ignores_termination(process: Identity) -> bool:
+    """Whether a process has set its trap: before, the kernel ends it at the first request."""
+    words = Path(f"/proc/{process.pid}/status").read_text().split()
+    return bool(int(words[words.index("SigIgn:") + 1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def free_port() -> int:

@@ -49,7 +49,14 @@ from provisioning.spec import (
     ObservedCluster,
     ReleaseState,
 )
-from tests.provisioning.backends.conftest import SMALL, TRIO, LocalStage, desired_release
+from tests.provisioning.backends.conftest import (
+    SMALL,
+    TRIO,
+    LocalStage,
+    desired_release,
+    ignores_termination,
+    wait_until,
+)
 from tests.provisioning.backends.contract import BackendContract, await_sight, client, start
 
 LAUNCHER = Path(sys.modules[LocalBackend.__module__].__file__ or "").with_name("launch.py")
@@ -343,7 +350,7 @@ def test_an_engine_that_ignores_the_request_is_ended_by_force_after_the_grace_pe
 ) -> None:
     launch(order_for(folder, ["/bin/sh", "-c", "trap '' TERM; while :; do /bin/sleep 1; done"], epoch=5))
     cluster = empty_stage.desired(cluster_id=folder.cluster_id)
-    time.sleep(0.3)
+    wait_until(lambda: ignores_termination(read_record(empty_stage, cluster).identity))
 
     empty_stage.backend.stop(cluster, cluster.nodes, epoch=6)
     asked = empty_stage.backend.observe(cluster)

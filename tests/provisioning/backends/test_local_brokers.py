@@ -34,7 +34,14 @@ from provisioning.backends.local.release import Releases
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.errors import NoCapacity, PortTaken, RegionUnreachable
 from provisioning.spec import BackupRef, DesiredCluster, DesiredData, Lifecycle, ReleaseState
-from tests.provisioning.backends.conftest import SMALL, TRIO, LocalStage, desired_release, wait_until
+from tests.provisioning.backends.conftest import (
+    SMALL,
+    TRIO,
+    LocalStage,
+    desired_release,
+    ignores_termination,
+    wait_until,
+)
 from tests.provisioning.backends.contract import await_sight, find, follow
 
 # 640 MiB for each broker, and what the entrance takes.
@@ -491,7 +498,7 @@ def test_a_broker_that_will_not_stop_is_retired_by_force_after_the_grace_period(
     three = standins.stage.resilient()
     standins.start(replace(three, size=replace(TRIO, brokers=4)))
     broker = standins.folder(three).broker(3)
-    time.sleep(0.3)
+    wait_until(lambda: ignores_termination(standins.records(three)[3].identity))
 
     with retiring(standins, three, (0, 1, 2)):
         standins.backend.retire(three, [3], epoch=100)
