@@ -24,7 +24,7 @@ from common.errors import Permanent, Temporary
 from provisioning.backends.engine.admin import EngineAdmin
 from provisioning.backends.engine.health import Topology, read_topology
 from provisioning.backends.engine.origins import Contents, Origin
-from provisioning.backends.local import LocalBackend, admission, ending, restoring, starting
+from provisioning.backends.local import LocalBackend, admission, ending, restoring, starting, watch
 from provisioning.backends.local.configuration import Program
 from provisioning.backends.local.contents import read_contents, write_contents
 from provisioning.backends.local.door import LoopbackDoor
@@ -318,6 +318,18 @@ def test_the_entrance_stays_while_a_broker_runs_and_closes_with_the_last(standin
     assert all_stopped.endpoint == two_stopped.endpoint
 
 
+@pytest.fixture
+def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its first round the watch looks at nothing for an hour: only a process's own end can wake it."""
+    for name in ("SCAN_SECONDS", "LOOK_SECONDS", "LOOK_SOON_SECONDS"):
+        monkeypatch.setattr(watch, name, 3600.0)
+
+
+# The cluster itself, its brokers and its entrance, and then how each broker is.
+FIRST_ROUND = 1 + 4 + 3
+
+
+@pytest.mark.usefixtures("one_look")
 def test_an_entrance_that_died_is_noticed_at_once_and_opened_again_with_nothing_else(standins: Standins) -> None:
     cluster = standins.stage.resilient()
     standins.start(cluster)
@@ -325,15 +337,12 @@ def test_an_entrance_that_died_is_noticed_at_once_and_opened_again_with_nothing_
     entrance = running(standins.folder(cluster).entrance)
     assert entrance is not None
     with follow(standins.backend) as changes:
-        await_news(changes, 4)
+        await_news(changes, FIRST_ROUND)
         threading.Timer(0.3, entrance.identity.signal, [signal.SIGKILL]).start()
-        began = time.monotonic()
         while standins.backend.observe(cluster).entrance:
             assert next(changes) == cluster.cluster_id
-    seconds = time.monotonic() - began
     standins.backend.start(cluster, [], epoch=standins.stage.next_epoch())
 
-    assert seconds < 3
     assert standins.backend.observe(cluster).entrance
     assert standins.records(cluster) == before
 
@@ -382,17 +391,16 @@ def test_an_entrance_alone_is_stopped_too(standins: Standins) -> None:
     await_sight(standins.backend, cluster, lambda sight: not sight.entrance)
 
 
+@pytest.mark.usefixtures("one_look")
 def test_every_brokers_end_is_noticed_at_once_and_named(standins: Standins) -> None:
     cluster = standins.stage.resilient()
     standins.start(cluster)
     with follow(standins.backend) as changes:
-        await_news(changes, 5)
+        await_news(changes, FIRST_ROUND)
         for node in (2, 0):
-            began = time.monotonic()
             threading.Timer(0.2, kill, [standins, cluster, node]).start()
             while standins.backend.observe(cluster).broker(node).running:
                 assert next(changes) == cluster.cluster_id
-            assert time.monotonic() - began < 3
     sight = standins.backend.observe(cluster)
 
     assert [broker.node for broker in sight.brokers if broker.running] == [1]
