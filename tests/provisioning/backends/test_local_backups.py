@@ -473,7 +473,7 @@ def test_a_store_that_hangs_leaves_a_turn_time_for_the_rest(restores: Restores) 
         began = time.monotonic()
         with pytest.raises(Temporary, match="The backup store does not answer"):
             LocalBackend(replace(restores.stage.settings, store=hanging)).back_up(cluster, epoch=10**6)
-    assert time.monotonic() - began < 6
+    assert time.monotonic() - began < 10, "that is how long what is no turn waits"
 
 
 def test_backups_of_which_nothing_else_is_left_are_in_the_inventory_and_a_silent_store_hides_nothing(
