@@ -39,7 +39,7 @@ from tests.provisioning.backends.test_local_journal import frame, make_segment
 
 CHECKPOINT = 9
 # In place of Java: an engine that sleeps, and a restore application that lays a log with records from behind the
-# checkpoint, as the engine's own does; `mode` says how it behaves.
+# checkpoint, as the engine's own does; `mode` says how it behaves, and while there is `hold`, it does not end.
 JAVA = """#!/bin/sh
 case "$*" in *RestoreApp*) ;; *) exec /bin/sleep 300 ;; esac
 home={home}
@@ -53,7 +53,7 @@ partition="$ZEEBE_BROKER_DATA_DIRECTORY/raft-partition/partitions/1"
 mkdir -p "$partition"
 cp "$home/segment" "$partition/raft-partition-partition-1-1.log"
 echo "$ZEEBE_BROKER_DATA_BACKUP_S3_BASEPATH" > "$ZEEBE_BROKER_DATA_DIRECTORY/source"
-sleep 1
+while [ -e "$home/hold" ]; do sleep 0.02; done
 echo "end $$" >> "$home/runs"
 """
 
@@ -177,9 +177,11 @@ def test_the_data_of_three_brokers_is_fetched_one_after_the_other_and_once(resto
     put_backup(restores, ref)
     wish = replace(restores.stage.resilient(), data=DesiredData(1, ref))
     before = restores.backend.observe(wish)
+    (restores.home / "hold").touch()
     restores.begin(wish)
     restores.begin(wish)
     early = restores.backend.observe(wish)
+    (restores.home / "hold").unlink()
     late = await_sight(restores.backend, wish, lambda sight: sight.data in {Work.DONE, Work.FAILED})
     restores.begin(wish)
 
