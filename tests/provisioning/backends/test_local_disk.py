@@ -19,7 +19,7 @@ from provisioning.backends.local.stop_all import stop_all
 from provisioning.spec import DesiredCluster, ObservedCluster
 from tests.provisioning.backends.conftest import SMALL, LocalStage, desired_release
 
-PATIENCE_SECONDS = 120.0
+PATIENCE_SECONDS = 180.0
 
 
 @pytest.fixture
