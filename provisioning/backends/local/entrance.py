@@ -201,10 +201,13 @@ class Entrance:
         self._drop(link)
 
     def _give_up_slow(self, now: float) -> None:
-        """Leave brokers that neither accept nor refuse. The queue is in the order of the deadlines."""
+        """Leave brokers that neither accept nor refuse. The queue is in the order of the deadlines.
+
+        One that has accepted is not left, even if we were held up ourselves and have not been told of it yet.
+        """
         while self._connecting and self._connecting[0].until <= now:
             link = self._connecting.popleft()
-            if not link.is_connected and not link.is_over:
+            if not link.is_connected and not link.is_over and not _has_accepted(link.broker):
                 self._try_next(link)
 
     def _advance(self, link: Link, end: End, events: int) -> None:
@@ -292,6 +295,14 @@ def _begin_connecting(port: int) -> socket.socket | None:
         return line
     line.close()
     return None
+
+
+def _has_accepted(broker: End | None) -> bool:
+    """Return whether the line to a broker stands. The kernel knows before it is asked for events."""
+    try:
+        return broker is not None and bool(broker.socket.getpeername())
+    except OSError:
+        return False
 
 
 def allow_many_connections() -> None:

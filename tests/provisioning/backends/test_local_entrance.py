@@ -78,8 +78,9 @@ class Entrance:
         self.file.with_suffix(".new").write_text(json.dumps(content))
         self.file.with_suffix(".new").replace(self.file)
 
-    def run(self) -> None:
-        self._process = subprocess.Popen([sys.executable, "-I", "-S", str(starting.ENTRANCE), str(self.file)])
+    def run(self, *program: str) -> None:
+        program = program or (str(starting.ENTRANCE),)
+        self._process = subprocess.Popen([sys.executable, "-I", "-S", *program, str(self.file)])
         wait_until(lambda: can_connect(self.port))
 
     def connect(self) -> socket.socket:
@@ -283,6 +284,30 @@ def test_a_broker_that_hangs_is_left_for_another(entrance: Entrance) -> None:
     assert {entrance.ask() for _ in range(4)} == {b"well"}
     for filler in (*fillers, hanging):
         filler.close()
+
+
+# The program as it is, but for every client that it lets in it stands still for longer than a broker has.
+HELD_UP = f"""
+import sys, time
+sys.path.append({str(starting.ENTRANCE.parent)!r})
+import entrance
+
+begin, entrance.CONNECT_SECONDS = entrance.Entrance._begin, 0.5
+
+def begin_and_stand_still(*arguments):
+    begin(*arguments)
+    time.sleep(1)
+
+entrance.Entrance._begin = begin_and_stand_still
+entrance.main()
+"""
+
+
+def test_a_broker_that_accepted_while_the_entrance_was_held_up_is_kept(entrance: Entrance) -> None:
+    entrance.lead(Broker("only"))
+    entrance.run("-c", HELD_UP)
+
+    assert entrance.ask() == b"only"
 
 
 def test_it_ends_when_it_is_told_to(entrance: Entrance) -> None:
