@@ -326,10 +326,9 @@ def test_a_launcher_that_was_killed_while_it_held_the_lock_leaves_it_free(
 
 
 def await_record(folder: ClusterFolder) -> EngineRecord:
-    deadline = time.monotonic() + 10
-    while (record := EngineRecord.read(folder.broker(0))) is None:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
+    wait_until(lambda: EngineRecord.read(folder.broker(0)) is not None)
+    record = EngineRecord.read(folder.broker(0))
+    assert record is not None
     return record
 
 

@@ -33,7 +33,7 @@ from provisioning.backends.local.release import Releases
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.errors import NoCapacity
 from provisioning.spec import BackupRef, DesiredCluster, DesiredData, ObservedCluster, ReleaseState, Work
-from tests.provisioning.backends.conftest import LocalStage, free_port
+from tests.provisioning.backends.conftest import LocalStage, free_port, wait_until
 from tests.provisioning.backends.contract import await_sight, find, follow
 from tests.provisioning.backends.test_local_journal import frame, make_segment
 
@@ -89,10 +89,7 @@ class Restores:
         self.backend.start(desired, desired.nodes, epoch=self.stage.next_epoch())
 
     def await_runs(self, count: int) -> None:
-        deadline = time.monotonic() + 20
-        while len(self.runs()) < count:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
+        wait_until(lambda: len(self.runs()) >= count)
 
     def runs(self) -> list[str]:
         path = self.home / "runs"
