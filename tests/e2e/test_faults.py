@@ -197,7 +197,6 @@ class Logs:
         return time.monotonic() - self._since
 
 
-@pytest.mark.chaos
 def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
@@ -343,7 +342,6 @@ def test_a_broker_that_forgets_everything_loses_nothing(
     customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
 
 
-@pytest.mark.chaos
 def test_a_worker_that_overslept_its_lease_does_no_harm(
     stack: Stack, customer: Customer, cluster: dict[str, Any]
 ) -> None:
