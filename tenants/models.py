@@ -175,7 +175,8 @@ class CredentialSecret(OwnedByOrganization):
 class SigningKey(models.Model):
     """A key pair that access tokens are signed with. The private half is sealed with the installation's master key.
 
-    It is published (JWKS and every region's mirror) from creation, signs from `activates_at`, and stays published
+    It is published (JWKS and every region's mirror) from creation, signs from `activates_at` (earlier only while
+    the database's clock is behind all of them), and stays published
     until `retires_at`, when the last token that a predecessor signed has expired.
     """
 

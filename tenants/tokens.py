@@ -149,7 +149,7 @@ def _serialize_key_changes() -> None:
 
 
 def _signing_keys() -> Any:
-    """Whoever may sign, the one that does first: the newest that is active.
+    """The keys that may sign; first the one that does: the newest that is active.
 
     Should none be, the database's clock has gone back behind them all: then the first that will be.
     """

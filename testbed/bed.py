@@ -38,8 +38,8 @@ MARKER = ".flowplane-testbed"
 CLONE_NEWNS, CLONE_NEWPID, CLONE_NEWNET = 0x00020000, 0x20000000, 0x40000000
 NAMESPACES = {"net": CLONE_NEWNET, "mnt": CLONE_NEWNS, "pid": CLONE_NEWPID}
 CONTROL_GROUPS = Path("/sys/fs/cgroup")
-# A group weighs as much as one process beside it, so all pods together would get a third of what two busy programs of
-# the machine leave them, and probes and engines in them would miss their moments. This is four times as much.
+# A group weighs as much as one process beside it: beside two busy programs of the machine all pods together would get a
+# third of a core, and probes and engines in them would miss their moments. This is four times as much.
 WEIGHTS = {"cpu.shares": "4096", "cpu.weight": "400"}
 # What the kubelet insists on. It finds these values, so it never writes the machine's own.
 KERNEL_SETTINGS = {

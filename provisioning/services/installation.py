@@ -8,10 +8,10 @@ from datetime import timedelta
 from typing import Any
 
 from django.db import transaction
-from django.db.models import BigIntegerField, Case, F, Q, When
+from django.db.models import BigIntegerField, F
 from django.db.models.functions import Cast, Extract, Greatest, Now
 
-from provisioning.models import Cluster, Installation
+from provisioning.models import Cluster, Installation, Leftover
 from provisioning.services.operations import open_operation, supersede_operations
 from provisioning.spec import Lifecycle
 from provisioning.states import Hold, OperationKind, StepKind
@@ -55,13 +55,9 @@ def _follow(back: timedelta) -> None:
 
     What was set since then is due at once, and a turn that was begun since then may be overtaken; both do no harm.
     """
-
-    def moved(name: str) -> Case:
-        return Case(When(**{f"{name}__gt": Now()}, then=F(name) - back), default=F(name))
-
-    Cluster.objects.live().filter(Q(due_at__gt=Now()) | Q(lease_expires_at__gt=Now()) | Q(claimed_at__gt=Now())).update(
-        **{name: moved(name) for name in ("due_at", "lease_expires_at", "claimed_at")}
-    )
+    for name in ("due_at", "lease_expires_at", "claimed_at", "start_after"):
+        Cluster.objects.live().filter(**{f"{name}__gt": Now()}).update(**{name: F(name) - back})
+    Leftover.objects.filter(due_at__gt=Now()).update(due_at=F("due_at") - back)
 
 
 def register() -> dict[str, Any]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-import grpc
 import pytest
 
 from tests.charts.installations import NEW, OLD, Installation, prepared
 from tests.kubernetes import Kubernetes, eventually
-from tests.provisioning.backends.tokens import EngineClient, Issuer, insist
+from tests.provisioning.backends.tokens import Issuer, insist
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 
@@ -70,14 +69,6 @@ def test_what_cannot_start_says_why_in_its_pods_status(installation: Installatio
     assert eventually(lambda: installation.last_word("broker-0") == sentence, seconds=90)
 
 
-def led(client: EngineClient, token: str) -> set[int]:
-    """The partitions that have a leader; none while nobody answers."""
-    try:
-        return set(client.leaders(token))
-    except grpc.RpcError:
-        return set()
-
-
 @pytest.mark.parametrize("mode", ["embedded", "standalone"])
 def test_three_brokers_serve(installation: Installation, mode: str) -> None:
     size = {"brokers": 3, "partitions": 3, "replicationFactor": 3}
@@ -92,7 +83,7 @@ def test_three_brokers_serve(installation: Installation, mode: str) -> None:
         installation.namespace.kubectl("rollout", "status", "deployment/gateway", "--timeout=200s")
     with installation.client() as client:
         assert eventually(lambda: client.ask(installation.token) == "OK"), installation.logs()
-        assert eventually(lambda: led(client, installation.token) == {1, 2, 3}, seconds=60)
+        assert eventually(lambda: set(client.leaders(installation.token)) == {1, 2, 3}, seconds=60)
         insist(lambda: client.deploy(installation.token))
         insist(lambda: client.run_deployed(installation.token))
     quota = installation.namespace.get("resourcequota", "engine")["status"]

@@ -11,14 +11,13 @@ from collections.abc import Callable, Iterator
 from typing import Any, TypeVar
 from uuid import uuid4
 
-import psycopg
 import pytest
 import requests
 
-from embedded.database import superuser_address
 from embedded.doors import wait_for
-from provisioning.backends.local.process import find_all_holders
+from embedded.errors import SetupError
 from provisioning.sweeper import MAX_RINGS
+from tests.e2e.freezing import superuser, worker_frozen_in_its_turn
 from tests.e2e.stack import Customer, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -39,11 +38,6 @@ def cluster(customer: Customer) -> Iterator[dict[str, Any]]:
     customer.finished(made["operation"])
     yield customer.until(made["cluster"]["id"], "healthy")
     customer.finished(customer.api("DELETE", f"/clusters/{made['cluster']['id']}?purge=true"))
-
-
-def superuser(stack: Stack, database: str = "flowplane") -> psycopg.Connection:
-    address = superuser_address(stack.home).replace("dbname=postgres", f"dbname={database}")
-    return psycopg.connect(address, autocommit=True)
 
 
 def drop_connections(stack: Stack) -> None:
@@ -241,60 +235,6 @@ def test_workers_without_a_connection_lose_no_wish_and_neither_die_nor_spin(
 
 
 @contextlib.contextmanager
-def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
-    """Stop the worker's process while it holds the cluster's lease, outside any transaction and any call to the engine.
-
-    In such a call it would hold the engine itself, and everybody off until it wakes up. It cannot be told when to stop,
-    so it is stopped once in each turn until it was so: while an engine starts, which takes a turn each second.
-    """
-    worker = stack.supervisor.pid_of("worker")
-    (fence,) = stack.home.region.rglob(f"{cluster_id}.fence")
-    with superuser(stack) as admin:
-
-        def epoch_of_lease() -> int | None:
-            row = admin.execute(
-                "SELECT lease_epoch FROM provisioning_cluster WHERE id = %s AND lease_expires_at > now()", [cluster_id]
-            ).fetchone()
-            return int(row[0]) if row else None
-
-        def is_at_it() -> bool:
-            (sessions,) = admin.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'flowplane_system' AND state <> 'idle'"
-            ).fetchone() or (0,)
-            return bool(sessions)
-
-        missed: int | None = None
-
-        def caught() -> bool | None:
-            nonlocal missed
-            before = epoch_of_lease()
-            if before is None or before == missed:  # stopped all the time, that turn would never end
-                return None
-            os.kill(worker, signal.SIGSTOP)
-            time.sleep(0.5)  # what it has said last is on its way to the database, and may give the lease back
-            if epoch_of_lease() == before and not is_at_it() and not find_all_holders([fence]):
-                return True
-            missed = before
-            os.kill(worker, signal.SIGCONT)
-            return None
-
-        _soon(caught)
-    try:
-        yield
-    finally:
-        with contextlib.suppress(ProcessLookupError):  # killed meanwhile
-            os.kill(worker, signal.SIGCONT)
-
-
-def _soon(look: Callable[[], Found | None]) -> Found:
-    """The first answer, asked for without a pause: what is looked for is short."""
-    deadline = time.monotonic() + 60
-    while (found := look()) is None:
-        assert time.monotonic() < deadline, "it did not come"
-    return found
-
-
-@contextlib.contextmanager
 def database_killed(stack: Stack) -> Iterator[None]:
     """Kill the database's server, and have it come back after the block only."""
     os.kill(stack.supervisor.pid_of("postgres"), signal.SIGKILL)
@@ -307,7 +247,9 @@ def database_killed(stack: Stack) -> Iterator[None]:
         wait_for(is_kept_off, seconds=60, what="The database's stop")
         yield
     finally:
-        stack.supervisor.start(("postgres",))
+        with contextlib.suppress(SetupError):  # while anybody of the killed one's is left, it is tried again
+            stack.supervisor.start(("postgres",))
+        wait_for(lambda: stack.supervisor.states()["postgres"] == "RUNNING" or None, seconds=60, what="The database")
 
 
 def test_a_database_killed_in_the_middle_loses_no_accepted_change(

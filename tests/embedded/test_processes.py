@@ -12,6 +12,7 @@ import pytest
 from embedded.errors import SetupError
 from embedded.processes import Process, held_back, processes_inside, run, runs_inside, stop
 from embedded.setup import CHECKOUT
+from tests.embedded.conftest import wait_until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -58,10 +59,7 @@ def test_an_interrupted_run_leaves_no_process(tmp_path: Path, number: signal.Sig
     parent.send_signal(number)
     assert parent.wait(30) != 0
     # It was told to end together with the shell that is waited for.
-    deadline = time.monotonic() + 20
-    while is_alive(int(child_file.read_text())):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
+    wait_until(lambda: not is_alive(int(child_file.read_text())))
 
 
 def test_an_interrupt_that_was_held_back_comes_afterwards() -> None:

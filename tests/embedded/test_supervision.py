@@ -4,8 +4,7 @@ import os
 import signal
 import socket
 import sys
-import time
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -14,6 +13,7 @@ from embedded.errors import SetupError
 from embedded.home import Home, prepare
 from embedded.processes import Process, processes
 from embedded.supervision import Program, Supervisor, render_configuration, require_free_ports, stop_orphans
+from tests.embedded.conftest import wait_until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -45,13 +45,6 @@ def processes_of(home: Home) -> dict[str, Process]:
         for process in processes()
         if (seen := process.environment).get("SUPERVISOR_SERVER_URL") == url
     }
-
-
-def wait_until(holds: Any) -> None:
-    deadline = time.monotonic() + 20
-    while not holds():
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
 
 
 def test_programs_run_until_they_are_stopped(supervisor: Supervisor) -> None:

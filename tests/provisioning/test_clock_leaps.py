@@ -5,10 +5,10 @@ from __future__ import annotations
 from datetime import timedelta
 
 import pytest
-from django.db.models import DateTimeField, ExpressionWrapper, F
+from django.db.models import DurationField, ExpressionWrapper, F
 from django.db.models.functions import Now
 
-from provisioning.models import Cluster, Installation
+from provisioning.models import Cluster, Installation, Leftover
 from provisioning.services import installation
 from tests.factories import Person
 from tests.provisioning.conftest import make_clusters
@@ -20,15 +20,17 @@ HOUR = timedelta(hours=1)
 
 @pytest.fixture
 def held(alice: Person) -> Cluster:
-    """A cluster whose turn began an hour from now, holds its lease for 20 s and is due then."""
+    """A cluster whose turn began an hour from now, holds its lease for 20 s, is due then, and may be started then."""
     (row,) = make_clusters(alice.organization, 1)
     ends = Now() + HOUR + timedelta(seconds=20)
-    Cluster.objects.filter(pk=row.pk).update(claimed_at=Now() + HOUR, lease_expires_at=ends, due_at=ends)
+    Cluster.objects.filter(pk=row.pk).update(
+        claimed_at=Now() + HOUR, lease_expires_at=ends, due_at=ends, start_after=ends
+    )
     return row
 
 
 def seconds_until(row: Cluster, name: str) -> float:
-    wait = ExpressionWrapper(F(name) - Now(), output_field=DateTimeField())
+    wait = ExpressionWrapper(F(name) - Now(), output_field=DurationField())
     seconds: timedelta = Cluster.objects.filter(pk=row.pk).values_list(wait, flat=True).get()
     return seconds.total_seconds()
 
@@ -42,11 +44,12 @@ def beat_with_the_last(seconds_from_now: float) -> None:
 
 def test_a_clock_that_has_gone_back_is_followed_once(held: Cluster) -> None:
     beat_with_the_last(3600)
-    for name, seconds in (("claimed_at", 0), ("lease_expires_at", 20), ("due_at", 20)):
-        assert seconds_until(held, name) == pytest.approx(seconds, abs=10)
-    before = Cluster.objects.values("due_at", "lease_expires_at", "claimed_at").get(pk=held.pk)
+    seconds = {"claimed_at": 0, "lease_expires_at": 20, "due_at": 20, "start_after": 20}
+    for name in seconds:
+        assert seconds_until(held, name) == pytest.approx(seconds[name], abs=10)
+    before = Cluster.objects.values(*seconds).get(pk=held.pk)
     installation.beat()
-    assert Cluster.objects.values("due_at", "lease_expires_at", "claimed_at").get(pk=held.pk) == before
+    assert Cluster.objects.values(*seconds).get(pk=held.pk) == before
 
 
 @pytest.mark.parametrize("seconds", [-10.0, -3600.0, 30.0])
@@ -55,6 +58,15 @@ def test_a_clock_that_goes_on_leaps_forwards_or_is_set_right_by_a_little_changes
 ) -> None:
     beat_with_the_last(seconds)
     assert seconds_until(held, "due_at") == pytest.approx(3620, abs=10)
+
+
+def test_a_removal_that_is_tried_again_does_not_wait_longer(alice: Person) -> None:
+    (row,) = make_clusters(alice.organization, 1)
+    entry = Leftover.objects.create(
+        region_id="pretend", cluster_id=row.pk, kind="cluster", state="removing", due_at=Now() + HOUR
+    )
+    beat_with_the_last(3600)
+    assert Leftover.objects.filter(pk=entry.pk, due_at__lt=Now() + timedelta(seconds=10)).exists()
 
 
 def test_what_was_never_claimed_and_is_not_due_stays_so(alice: Person) -> None:

@@ -35,10 +35,11 @@ from provisioning.backends.local.fetch import Preparation, unpack
 from provisioning.backends.local.files import on_disk
 from provisioning.backends.local.layout import ClusterFolder, Ports
 from provisioning.backends.local.process import Identity, find_holders, identity_of, own_identity
-from provisioning.backends.local.record import EngineRecord
+from provisioning.backends.local.record import SIGHT_FRESH_SECONDS, EngineRecord
 from provisioning.backends.local.release import by_hand
 from provisioning.backends.local.stop_all import stop_all
 from provisioning.backends.local.tls import KeyPairFiles
+from provisioning.backends.local.watch import LOOK_SECONDS
 from provisioning.errors import JavaMissing, NoCapacity, PortTaken, RegionUnreachable, ReleaseUnavailable
 from provisioning.spec import (
     BackupRef,
@@ -79,7 +80,9 @@ class TestLocalBackend(BackendContract):
             stage.backend, trio, lambda sight: sight.members == (0, 1, 2) and sight.healthy_partitions == 3
         )
 
-        assert 0 < sight.age_seconds < 5
+        assert 0 < sight.age_seconds < SIGHT_FRESH_SECONDS
+        # However often a busy machine holds the watch up: left alone it is in time.
+        assert 2 * LOOK_SECONDS < SIGHT_FRESH_SECONDS
 
 
 class Asked(Exception):

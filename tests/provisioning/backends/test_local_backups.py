@@ -374,8 +374,13 @@ def test_deleting_a_cluster_ends_its_restore(restores: Restores, wish: DesiredCl
 
 
 def test_the_progress_of_a_restore_is_news(restores: Restores, wish: DesiredCluster) -> None:
+    (restores.home / "hold").touch()
     with follow(restores.backend) as changes:
         restores.begin(wish)
+        while restores.backend.observe(wish).data is not Work.RUNNING:
+            assert next(changes) == wish.cluster_id
+        (restores.home / "hold").unlink()
+        assert next(changes) == wish.cluster_id
         while restores.backend.observe(wish).data is not Work.DONE:
             assert next(changes) == wish.cluster_id
 

@@ -44,7 +44,7 @@ from tests.provisioning.backends.conftest import (
     ignores_termination,
     wait_until,
 )
-from tests.provisioning.backends.contract import await_sight, find, follow
+from tests.provisioning.backends.contract import PATIENCE_SECONDS, await_sight, find, follow
 
 # 640 MiB for each broker, and what the entrance takes.
 ROOM_FOR_THREE_MIB = 3 * TRIO.memory_mib + admission.ENTRANCE_MIB
@@ -322,9 +322,9 @@ def test_the_entrance_stays_while_a_broker_runs_and_closes_with_the_last(standin
 
 @pytest.fixture
 def one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its first round the watch looks at nothing for an hour: only a process's own end can wake it."""
+    """After its first round the watch looks at nothing for longer than we wait: only a process's own end wakes it."""
     for name in ("SCAN_SECONDS", "LOOK_SECONDS", "LOOK_SOON_SECONDS"):
-        monkeypatch.setattr(watch, name, 3600.0)
+        monkeypatch.setattr(watch, name, PATIENCE_SECONDS + 20)
 
 
 # The cluster itself, its brokers and its entrance, and then how each broker is.
@@ -341,6 +341,7 @@ def test_an_entrance_that_died_is_noticed_at_once_and_opened_again_with_nothing_
     with follow(standins.backend) as changes:
         await_news(changes, FIRST_ROUND)
         threading.Timer(0.3, entrance.identity.signal, [signal.SIGKILL]).start()
+        assert next(changes) == cluster.cluster_id
         while standins.backend.observe(cluster).entrance:
             assert next(changes) == cluster.cluster_id
     standins.backend.start(cluster, [], epoch=standins.stage.next_epoch())
@@ -401,6 +402,7 @@ def test_every_brokers_end_is_noticed_at_once_and_named(standins: Standins) -> N
         await_news(changes, FIRST_ROUND)
         for node in (2, 0):
             threading.Timer(0.2, kill, [standins, cluster, node]).start()
+            assert next(changes) == cluster.cluster_id
             while standins.backend.observe(cluster).broker(node).running:
                 assert next(changes) == cluster.cluster_id
     sight = standins.backend.observe(cluster)

@@ -109,8 +109,11 @@ class EngineClient:
         insist(lambda: self._gateway.DeployResource(request, metadata=_bearer(token), timeout=15, wait_for_ready=True))
 
     def leaders(self, token: str) -> dict[int, int]:
-        """Which broker leads each partition, as the engine tells its clients."""
-        answer = self._gateway.Topology(gateway_pb2.TopologyRequest(), metadata=_bearer(token), timeout=15)
+        """Which broker leads each partition, as the engine tells its clients; none while nobody answers."""
+        try:
+            answer = self._gateway.Topology(gateway_pb2.TopologyRequest(), metadata=_bearer(token), timeout=15)
+        except grpc.RpcError:
+            return {}
         return {
             partition.partitionId: broker.nodeId
             for broker in answer.brokers
