@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from typing import Any
 
 import psycopg
 from django.db import connection as our_connection
 from psycopg import errors, sql
+from psycopg.pq import TransactionStatus
 
 from config.archive import Refusal
 
@@ -93,7 +94,17 @@ class DatabaseServer:
             self._make_beside()
             yield
         finally:
-            self._drop(self.beside)
+            with self._ready() as server:
+                server._drop(server.beside)
+
+    @contextlib.contextmanager
+    def _ready(self) -> Iterator[DatabaseServer]:
+        """This one; on another connection when an interrupt has closed ours, or left it in the middle of an answer."""
+        if self.connection.info.transaction_status is TransactionStatus.IDLE:
+            yield self
+            return
+        with _connect(our_connection.settings_dict) as fresh:
+            yield replace(self, connection=fresh)
 
     def _make_beside(self) -> None:
         """As config/sql/roles.sql makes the first one, but for nobody yet."""

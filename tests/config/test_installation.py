@@ -832,6 +832,33 @@ def test_an_autovacuum_that_came_by_does_not_keep_the_database_beside(installati
     assert done.stdout == "gone\n", done.stderr
 
 
+INTERRUPTED = """
+import django; django.setup()
+from contextlib import suppress
+from config.database_server import database_server
+with suppress(KeyboardInterrupt), database_server() as server, server.database_beside():
+    server.connection.pgconn.{left}
+    raise KeyboardInterrupt
+print("gone")
+"""
+
+
+@pytest.mark.parametrize("left", ["finish()", "send_query(b'SELECT pg_sleep(1)')"], ids=["closed", "asking"])
+def test_an_interrupt_that_spoils_the_connection_leaves_no_database_beside(
+    installation: Installation, before: Any, left: str
+) -> None:
+    """As the driver leaves it, when the interrupt comes while an answer does."""
+    done = subprocess.run(
+        [sys.executable, "-c", INTERRUPTED.format(left=left)],
+        cwd=CHECKOUT,
+        env={**installation.environment(), "DJANGO_SETTINGS_MODULE": "config.settings"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.stdout == "gone\n", done.stderr
+
+
 def test_what_after_restore_refuses_is_not_restored(installation: Installation, saved: Path, before: Any) -> None:
     script = (
         "import django; django.setup()\n"
