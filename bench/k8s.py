@@ -1,6 +1,7 @@
 """`make bench-k8s`: what our engine clusters cost on Kubernetes, beside Helm, a bare client and an operator on kopf.
 
     python -m bench.k8s [--figure one|healthy|burst|fleet|fair ...] [--tenants 300] [--pairs 9] [--minutes 2]
+                        [--regions 1]
 
 As root. Each figure has a testbed of its own, fresh, with simulated nodes (`healthy`: a real one), and a PostgreSQL
 that waits for the disk. Requests are counted by the API server's own log; CPU by the kernel. Prints Markdown.
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -20,7 +20,7 @@ from pathlib import Path
 
 import yaml
 
-from bench.k8s_place import GROUP, OURS, make_accounts
+from bench.k8s_place import GROUP, OURS, PLANES, REGIONS, make_accounts, planes
 from embedded.errors import SetupError
 from embedded.processes import end_session, interruptible, passed_on, uninterrupted
 from embedded.setup import CHECKOUT
@@ -32,7 +32,6 @@ from tests.kubernetes import Kubernetes
 FIGURES = ("one", "healthy", "burst", "fleet", "fair")
 # Here real engines run, on the one real node.
 REAL = "healthy"
-REGION = "bench"
 NODES = 5
 # What a region would say of itself.
 VALUES = {
@@ -53,7 +52,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "burst" in options.figure and importlib.util.find_spec("kopf") is None:
         raise SetupError("kopf is missing: `python -m embedded.setup bench` brings it.")
     for figure in options.figure:
-        status = _in_a_testbed(figure, given)
+        status = _in_a_testbed(figure, options.regions, given)
         if status:
             return status
     return 0
@@ -67,20 +66,24 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--pairs", type=int, default=9, help="rounds of what is measured side by side (9)")
     parser.add_argument("--block", type=int, default=30, help="tenants of a burst in each such round (30)")
     parser.add_argument("--minutes", type=float, default=2.0, help="how long a fleet is watched at rest (2)")
+    parser.add_argument(
+        "--regions", type=int, choices=(1, 2), default=1, help="that a fleet is in; two: only at rest (1)"
+    )
     parser.add_argument("--workers", type=int, default=1, help="worker processes (1)")
     parser.add_argument("--budget", type=int, help="requests a second that a process may make (the product's own)")
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     return parser
 
 
-def _in_a_testbed(figure: str, given: Sequence[str]) -> int:
+def _in_a_testbed(figure: str, regions: int, given: Sequence[str]) -> int:
     home = Path(tempfile.mkdtemp(prefix="flowplane-bench-", dir="/tmp")) / "bed"
     bed = Bed(home)
     place = ["--home", str(home)]
     try:
         tier = ["node"] if figure == REAL else ["simulated", "--nodes", str(NODES)]
-        up = ["up", *tier, "--audited", GROUP]
-        subprocess.run(ourselves([*place, *up]), check=True, stdout=subprocess.DEVNULL)
+        for name in PLANES[:regions]:
+            up = ["up", *tier, "--name", name, "--audited", GROUP]
+            subprocess.run(ourselves([*place, *up]), check=True, stdout=subprocess.DEVNULL)
         words = [sys.executable, "-m", "bench.k8s", *given, "--figure", figure, *place]
         with subprocess.Popen(ourselves([*place, "run", "--", *words])) as child, passed_on(child):
             return child.wait()
@@ -96,15 +99,16 @@ def _inside(options: argparse.Namespace, given: Sequence[str]) -> int:
     try:
         bench.start(durable=True)
         bench.migrate()
-        folder = bench.home.root / "kubeconfigs"
+        folder, values = bench.home.root / "kubeconfigs", bench.home.root / "values"
         folder.mkdir()
-        make_accounts(Kubernetes(Path(os.environ["TESTBED_KUBECONFIG"])), folder)
-        shutil.copy(folder / f"{OURS}.yaml", folder / f"{REGION}.yaml")
-        values = bench.home.root / "values"
         values.mkdir()
         # Simulated pods go only where they ask to.
         told = VALUES if options.figure == [REAL] else {**VALUES, "scheduling": SCHEDULING}
-        (values / f"{REGION}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
+        # The first region's last: the sides that are compared find its accounts under their own names.
+        for region, plane in reversed(list(zip(REGIONS, planes(options.home), strict=False))):
+            make_accounts(Kubernetes(plane / "admin.kubeconfig"), folder)
+            shutil.copy(folder / f"{OURS}.yaml", folder / f"{region}.yaml")
+            (values / f"{region}.yaml").write_text(yaml.safe_dump(told), encoding="utf-8")
         return _measure(bench, folder, values, options, given)
     finally:
         with uninterrupted():

@@ -28,17 +28,29 @@ from django.conf import settings  # noqa: E402
 from bench import k8s_product  # noqa: E402
 from bench.k8s import options_parser  # noqa: E402
 from bench.k8s_peers import DEFINITION, BareSide, HelmSide, KopfSide, KubectlSide, Laid, write_template  # noqa: E402
-from bench.k8s_place import OURS, Asked, Audit, audit_log, control_plane, cpu_seconds, until  # noqa: E402
+from bench.k8s_place import (  # noqa: E402
+    OURS,
+    REGIONS,
+    Asked,
+    Audit,
+    audit_logs,
+    control_planes,
+    cpu_seconds,
+    planes,
+    testbed_home,
+    until,
+)
 from bench.k8s_product import Product, create, delete, new_person  # noqa: E402
 from bench.pairs import interleaved, ratio_of  # noqa: E402
 from bench.telling import machine, middle, tail  # noqa: E402
 from embedded.database import SUPERUSER  # noqa: E402
 from provisioning.backends.kubernetes.kinds import CLAIM, CONFIG_MAP, NAMESPACE, SERVICE, Kind, meta  # noqa: E402
 from provisioning.backends.kubernetes.names import namespace_of  # noqa: E402
-from tests.kubernetes import Kubernetes  # noqa: E402
 
 VOLUME = Kind("PersistentVolume", "persistentvolumes", "v1", is_namespaced=False)
 STEPS = (10, 100)
+# A fleet grows by so many at once: each block has to come to rest within our patience.
+GROWTH = 500
 # Helm takes half a second each: so many are enough for its rate.
 HELM_BLOCK = 8
 DELETED = 100
@@ -65,14 +77,13 @@ def main() -> None:
     """Take the figure that the arguments name."""
     options = options_parser().parse_args()
     (figure,) = options.figure
-    folder, cluster = k8s_product.kubeconfigs(), Kubernetes(k8s_product.testbed_kubeconfig())
-    domain = "engines.test"
-    k8s_product.make_region(domain)
-    # Its first request of an account of ours begins the log.
-    k8s_product.unlimited(folder / f"{OURS}.yaml").find(NAMESPACE)
-    audit = Audit(audit_log())
-    api = k8s_product.unlimited(cluster.kubeconfig)
-    product = Product(audit, api, Path(os.environ["BENCH_LOGS"]), options.workers)
+    folder, domain = k8s_product.kubeconfigs(), "engines.test"
+    k8s_product.make_regions(options.regions, domain)
+    for region in REGIONS[: options.regions]:  # the first request of an account of ours begins a log
+        k8s_product.unlimited(folder / f"{region}.yaml").find(NAMESPACE)
+    audit = Audit(*audit_logs())
+    apis = [k8s_product.unlimited(plane / "admin.kubeconfig") for plane in planes(testbed_home())]
+    product = Product(audit, apis, Path(os.environ["BENCH_LOGS"]), options.workers)
     write_template(k8s_product.region_settings(), domain, folder / "template.json")
     with product.running():
         FIGURES[figure](Place(options, product, audit, folder, domain))
@@ -114,9 +125,9 @@ def one(place: Place) -> None:
 
     def theirs() -> Laid:
         with product.held():
-            log, kubernetes = place.audit.place(), cpu_seconds(control_plane())
+            log, kubernetes = place.audit.place(), cpu_seconds(control_planes())
             laid = helm.lay(1)
-            spent = cpu_seconds(control_plane()) - kubernetes
+            spent = cpu_seconds(control_planes()) - kubernetes
             requests = len(place.audit.since(log, helm.name))
         product.rest()
         return Laid(laid.tenants, laid.seconds, laid.cpu_seconds, laid.peak_mb, _details(requests, spent))
@@ -291,10 +302,13 @@ def fleet(place: Place) -> None:
     sizes = [*(step for step in STEPS if step < options.tenants), options.tenants]
     found = []
     for size in sizes:
-        product.lay(size - len(product.tenants))
-        product.rest()
+        while (missing := size - len(product.tenants)) > 0:
+            product.lay(min(missing, GROWTH))
+            product.rest()
         found.append(_idle(place))
     _show_idle(sizes, found, options)
+    if options.regions > 1:
+        return
     _show_drift(place)
     _show_cold_start(place)
     _show_deletion(place)
@@ -345,7 +359,8 @@ def _show_idle(sizes: Sequence[int], found: Sequence[Idle], options: argparse.Na
     def exponent(values: Sequence[float]) -> str:
         return f"{_exponent(sizes, values):.2f}" if len(sizes) > 1 and min(values) > 0 else ""
 
-    _head("At rest", f"{options.minutes:g} minutes at each number of tenants; b of cost = a·N^b by least squares")
+    about = f"{options.minutes:g} minutes at each number of tenants; b of cost = a·N^b by least squares"
+    _head("At rest", about, *([f"{options.regions} regions"] if options.regions > 1 else []))
     _row("figure", *(f"{size} tenants" for size in sizes), "b", "goal")
     _rule(len(sizes) + 3)
     rates = [len(one.asked) / one.seconds for one in found]

@@ -27,6 +27,9 @@ OURS, HELM, BARE, KOPF = "ours", "helm", "bare", "kopf"
 RIGHTS = CHECKOUT / "docs" / "region-rights.yaml"
 ROLES = {OURS: "flowplane-region", HELM: "cluster-admin", BARE: "cluster-admin", KOPF: "cluster-admin"}
 CONTROL_PLANE = ("kube-apiserver", "etcd", "kube-controller-manager", "kube-scheduler", "kwok", "folder-volumes")
+# Each is a region; what is measured side by side is in the first.
+PLANES = ("default", "second")
+REGIONS = ("bench", "second")
 PATIENCE_SECONDS = 900.0
 LOOK_SECONDS = 0.02
 OK = 300
@@ -84,11 +87,12 @@ class Asked:
 
 
 class Audit:
-    """The API server's log, read along; a place in it is how many requests there were before."""
+    """The API servers' logs, read along; a place in them is how many requests there were before."""
 
-    def __init__(self, path: Path) -> None:
-        assert eventually(path.exists, seconds=60), f"{path}: start the testbed with --audited {GROUP}"
-        self._path, self._read_bytes = path, 0
+    def __init__(self, *paths: Path) -> None:
+        for path in paths:
+            assert eventually(path.exists, seconds=60), f"{path}: start the testbed with --audited {GROUP}"
+        self._read_bytes = dict.fromkeys(paths, 0)
         self._asked: list[Asked] = []
 
     def place(self) -> int:
@@ -118,15 +122,16 @@ class Audit:
             self._read()
 
     def _read(self) -> None:
-        with self._path.open("rb") as file:
-            file.seek(self._read_bytes)
-            whole, end, _ = file.read().rpartition(b"\n")
-        self._read_bytes += len(whole) + len(end)
-        for line in whole.splitlines():
-            event = json.loads(line)
-            # What lasts has two lines; a watch is counted when it begins, anything else when it is over.
-            if (event["verb"] == "watch") == (event["stage"] == "ResponseStarted"):
-                self._asked.append(_to_asked(event))
+        for path, read_bytes in self._read_bytes.items():
+            with path.open("rb") as file:
+                file.seek(read_bytes)
+                whole, end, _ = file.read().rpartition(b"\n")
+            self._read_bytes[path] += len(whole) + len(end)
+            for line in whole.splitlines():
+                event = json.loads(line)
+                # What lasts has two lines; a watch is counted when it begins, anything else when it is over.
+                if (event["verb"] == "watch") == (event["stage"] == "ResponseStarted"):
+                    self._asked.append(_to_asked(event))
 
 
 def _to_asked(event: Mapping[str, object]) -> Asked:
@@ -182,15 +187,24 @@ def family(pid: int) -> list[int]:
     return [pid, *(child.pid for child in psutil.Process(pid).children(recursive=True))]
 
 
-def control_plane() -> list[int]:
+def planes(home: Path) -> list[Path]:
+    """Folders of the testbed's control planes, the first one's first; each is a region."""
+    return [home / "planes" / name for name in PLANES if (home / "planes" / name).exists()]
+
+
+def control_planes() -> list[int]:
     """The processes of Kubernetes itself."""
-    folder = Path(os.environ["TESTBED_HOME"]) / "planes" / "default" / "run"
-    return [int((folder / name).read_text(encoding="ascii")) for name in CONTROL_PLANE if (folder / name).exists()]
+    files = [plane / "run" / name for plane in planes(testbed_home()) for name in CONTROL_PLANE]
+    return [int(file.read_text(encoding="ascii")) for file in files if file.exists()]
 
 
-def audit_log() -> Path:
-    """Where the API server logs what our sides ask."""
-    return Path(os.environ["TESTBED_HOME"]) / "planes" / "default" / "log" / "audit.log"
+def audit_logs() -> list[Path]:
+    """Where the API servers log what our sides ask."""
+    return [plane / "log" / "audit.log" for plane in planes(testbed_home())]
+
+
+def testbed_home() -> Path:
+    return Path(os.environ["TESTBED_HOME"])
 
 
 def until(is_so: Callable[[], bool], what: str, *, every: float = 0.2) -> None:

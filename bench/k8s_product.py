@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
+from itertools import cycle
 from pathlib import Path
 from uuid import UUID, uuid4
 
@@ -19,7 +19,7 @@ from redis import Redis
 
 from bench.child import Child
 from bench.k8s_peers import Laid
-from bench.k8s_place import OURS, Audit, control_plane, cpu_seconds, family, peak_mb, pss_mb, until
+from bench.k8s_place import OURS, REGIONS, Audit, control_planes, cpu_seconds, family, peak_mb, pss_mb, until
 from billing.models import Plan, Subscription
 from provisioning import services
 from provisioning.backends.kubernetes.api import Api
@@ -33,7 +33,7 @@ from provisioning.spec import ClusterRequest
 from provisioning.states import OPEN_STATES, OperationState
 from tests.factories import Person, make_person
 
-REGION = "bench"
+REGION = REGIONS[0]
 ORGANIZATIONS = 20
 CELERY = [str(Path(sys.executable).with_name("celery")), "-A", "config.celery", "worker", "--loglevel", "INFO"]
 # As embedded.supervision starts it.
@@ -45,10 +45,11 @@ REST_SECONDS = 1.5
 SOON = "interval '5 seconds'"
 
 
-def make_region(domain: str) -> None:
-    """The one region there is, and a plan that allows everything."""
+def make_regions(count: int, domain: str) -> None:
+    """The regions that there are, and a plan that allows everything."""
     Region.objects.all().delete()
-    Region.objects.create(slug=REGION, name=REGION, backend="kubernetes", domain=domain)
+    for slug in REGIONS[:count]:
+        Region.objects.create(slug=slug, name=slug, backend="kubernetes", domain=domain)
     limits = {"max_clusters": 1_000_000, "max_members": 10, "max_credentials_per_cluster": 10}
     Plan.objects.create(slug="bench", name="Bench", **limits)
 
@@ -80,10 +81,10 @@ def new_person() -> Person:
     return person
 
 
-def create(person: Person) -> UUID:
+def create(person: Person, region: str = REGION) -> UUID:
     """Wish a cluster, as a request of the web process does."""
     request = ClusterRequest(
-        name=f"c-{uuid4().hex[:12]}", stage="dev", region=REGION, plan_type="small", channel="stable"
+        name=f"c-{uuid4().hex[:12]}", stage="dev", region=region, plan_type="small", channel="stable"
     )
     with transaction.atomic():
         return services.create_cluster(actor=person.actor, request=request).cluster_id
@@ -113,8 +114,8 @@ class Costs:
 class Product:
     """The processes, and what is wished of them."""
 
-    def __init__(self, audit: Audit, api: Api, logs: Path, workers: int) -> None:
-        self.audit, self.api = audit, api
+    def __init__(self, audit: Audit, apis: Sequence[Api], logs: Path, workers: int) -> None:
+        self.audit, self.apis, self.api = audit, apis, apis[0]
         self._logs, self._workers = logs, workers
         self._children: dict[str, Child] = {}
         self.people = [new_person() for _ in range(ORGANIZATIONS)]
@@ -157,7 +158,8 @@ class Product:
         """Wish so many tenants, one after the other; until the last one's objects are there."""
         place, before = self.audit.place(), self.costs()
         began, own = time.time(), time.process_time()
-        fresh = [(person, create(person)) for person in self._next_people(count)]
+        regions = cycle(REGIONS[: len(self.apis)])
+        fresh = [(person, create(person, next(regions))) for person in self._next_people(count)]
         accepted, own = time.time() - began, time.process_time() - own
         self.tenants += fresh
         names = {namespace_of(cluster_id) for _, cluster_id in fresh}
@@ -224,10 +226,7 @@ class Product:
             return bool(cursor.fetchone()[0])
 
     def _pods_run(self) -> bool:
-        if self.api.find(POD, fields="status.phase!=Running", is_metadata_only=True).items:
-            return False
-        pods = self.api.find(POD, fields="status.phase=Running", is_metadata_only=True).items
-        return len(pods) == len(self.api.find(STATEFUL_SET, is_metadata_only=True).items)
+        return all(map(_pods_run, self.apis))
 
     # --- costs ---
 
@@ -236,7 +235,7 @@ class Product:
         spent = {name: cpu_seconds(family(child.pid)) for name, child in self._children.items()}
         spent["postgres"] = cpu_seconds(family(self._postgres))
         spent["redis"] = cpu_seconds([self._redis])
-        return Costs({**spent, "kubernetes": cpu_seconds(control_plane())})
+        return Costs({**spent, "kubernetes": cpu_seconds(control_planes())})
 
     def memory(self) -> dict[str, float]:
         """PSS of each process of ours, in MB."""
@@ -257,11 +256,14 @@ class Product:
         return int(client.info("server")["process_id"])
 
 
+def _pods_run(api: Api) -> bool:
+    if api.find(POD, fields="status.phase!=Running", is_metadata_only=True).items:
+        return False
+    pods = api.find(POD, fields="status.phase=Running", is_metadata_only=True).items
+    return len(pods) == len(api.find(STATEFUL_SET, is_metadata_only=True).items)
+
+
 def kubeconfigs() -> Path:
     """Where the accounts' files lie; ours is there under the region's name as well."""
     assert settings.KUBECONFIG_DIR is not None
     return Path(settings.KUBECONFIG_DIR)
-
-
-def testbed_kubeconfig() -> Path:
-    return Path(os.environ["TESTBED_KUBECONFIG"])
