@@ -1,6 +1,6 @@
 """A region's API server: raw JSON over one pool of connections.
 
-Every method is one request (a list: one for each 500 objects), and raises `Temporary` or `Permanent` with a public
+Every method is one request (a list: one for each page of objects), and raises `Temporary` or `Permanent` with a public
 sentence. All that we ask may be asked twice, so a connection that was cut is tried once more.
 """
 
@@ -28,7 +28,9 @@ from provisioning.backends.kubernetes.names import MANAGER
 from provisioning.errors import RegionUnreachable
 
 TIMEOUT = urllib3.Timeout(connect=2.0, read=8.0)
+# Objects in a page of a list; what is without its content is a kilobyte or two.
 PAGE = 500
+METADATA_PAGE = 2000
 # The server sends a bookmark about every minute; a watch without a sign of life for longer is a dead one.
 SILENCE_SECONDS = 75.0
 # What the server answers when it does not reach a pod, or there is none.
@@ -87,7 +89,8 @@ class Api:
     ) -> Listing:
         """Return all objects of a kind, of one namespace or of all."""
         items: list[Object] = []
-        query = {"limit": str(PAGE), "labelSelector": selector, "fieldSelector": fields}
+        page_size = METADATA_PAGE if is_metadata_only else PAGE
+        query = {"limit": str(page_size), "labelSelector": selector, "fieldSelector": fields}
         accept = METADATA_ONLY.format(list="List") if is_metadata_only else "application/json"
         while True:
             page = self._ask(Request("GET", kind.path(namespace), f"list of {kind.plural}", query, accept=accept))

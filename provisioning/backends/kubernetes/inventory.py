@@ -37,7 +37,7 @@ class _Parts:
 
 
 def take_inventory(api: Api, store: Store | None) -> Iterator[Find]:
-    """Yield a find for each cluster of which anything is there. A request for each 500 objects of three kinds."""
+    """Yield a find for each cluster of which anything is there. A request for each 2,000 objects of three kinds."""
     found: defaultdict[UUID, _Parts] = defaultdict(_Parts)
     for kind, words in _WORDS:
         for one in api.find(kind, selector=OURS, is_metadata_only=True).items:
