@@ -87,6 +87,17 @@ class Installation:
         assert "Traceback" not in said, said
         return Done(running.returncode, said)
 
+    def run_script(self, script: str) -> subprocess.CompletedProcess[str]:
+        """Lines of Python in a process of their own, with the settings of a command, at their end."""
+        return subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=CHECKOUT,
+            env={**self.environment(), "DJANGO_SETTINGS_MODULE": "config.settings"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
     def new_name(self) -> Path:
         """A file that is not there yet."""
         return self.files / f"{uuid4().hex[:8]}.age"
@@ -819,14 +830,7 @@ def test_an_autovacuum_that_came_by_does_not_keep_the_database_beside(installati
         for name, value in BUSY_CLEANER.items():
             connection.execute(sql.SQL("ALTER SYSTEM SET {} = {}").format(sql.Identifier(name), sql.Literal(value)))
         connection.execute("SELECT pg_reload_conf()")
-        done = subprocess.run(
-            [sys.executable, "-c", CLEANED_BESIDE],
-            cwd=CHECKOUT,
-            env={**installation.environment(), "DJANGO_SETTINGS_MODULE": "config.settings"},
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        done = installation.run_script(CLEANED_BESIDE)
         connection.execute("ALTER SYSTEM RESET ALL")
         connection.execute("SELECT pg_reload_conf()")
     assert done.stdout == "gone\n", done.stderr
@@ -848,14 +852,7 @@ def test_an_interrupt_that_spoils_the_connection_leaves_no_database_beside(
     installation: Installation, before: Any, left: str
 ) -> None:
     """As the driver leaves it, when the interrupt comes while an answer does."""
-    done = subprocess.run(
-        [sys.executable, "-c", INTERRUPTED.format(left=left)],
-        cwd=CHECKOUT,
-        env={**installation.environment(), "DJANGO_SETTINGS_MODULE": "config.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = installation.run_script(INTERRUPTED.format(left=left))
     with installation.connect(database="postgres") as watch:
         until_it_has_left(watch)
     assert done.stdout == "gone\n", done.stderr
@@ -871,14 +868,7 @@ def test_what_after_restore_refuses_is_not_restored(installation: Installation, 
         "restore.after_restore = displeased\n"
         f"restore.restore(Path({str(saved)!r}), Path({str(installation.identity)!r}))\n"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", script],
-        cwd=CHECKOUT,
-        env={**installation.environment(), "DJANGO_SETTINGS_MODULE": "config.settings"},
-        capture_output=True,
-        text=True,
-        check=False,
-    )
+    done = installation.run_script(script)
     assert "config.archive.Refusal: Not like this." in done.stderr
 
 
