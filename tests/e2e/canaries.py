@@ -17,7 +17,6 @@ from typing import Any
 
 import redis
 
-from embedded.database import superuser_address
 from embedded.home import Home
 from tests.e2e.stack import Stack
 
@@ -50,7 +49,7 @@ def hits(canaries: Mapping[str, str], pieces: Iterator[Piece]) -> list[str]:
 def postgres_dump(stack: Stack) -> Iterator[Piece]:
     """Every row of every database, as text."""
     dump = stack.machine.parts.postgres / "bin" / "pg_dump"
-    address = superuser_address(stack.home).replace("dbname=postgres", "dbname=flowplane")
+    address = stack.database_address()
     text = subprocess.run([dump, "--dbname", address, "--inserts"], capture_output=True, check=True).stdout
     yield "a dump of PostgreSQL", text
 

@@ -9,18 +9,10 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
-import psycopg
-
-from embedded.database import superuser_address
 from provisioning.backends.local.process import find_all_holders
 from tests.e2e.stack import Stack
 
 Found = TypeVar("Found")
-
-
-def superuser(stack: Stack, database: str = "flowplane") -> psycopg.Connection:
-    address = superuser_address(stack.home).replace("dbname=postgres", f"dbname={database}")
-    return psycopg.connect(address, autocommit=True)
 
 
 @contextlib.contextmanager
@@ -32,7 +24,7 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
     """
     worker = stack.supervisor.pid_of("worker")
     (fence,) = stack.home.region.rglob(f"{cluster_id}.fence")
-    with superuser(stack) as admin:
+    with stack.superuser() as admin:
 
         def epoch_of_lease() -> int | None:
             row = admin.execute(

@@ -15,11 +15,13 @@ from typing import Any
 from uuid import uuid4
 
 import grpc
+import psycopg
 import pytest
 import requests
 from pyzeebe.proto import gateway_pb2, gateway_pb2_grpc
 
 from embedded.accounts import service_account
+from embedded.database import superuser_address
 from embedded.doors import Visitor, confirmation_path, wait_for
 from embedded.environment import Ports
 from embedded.errors import SetupError
@@ -185,6 +187,14 @@ class Stack:
                 if b"StandaloneBroker" in words and folder.startswith(str(self.home.region)) and cluster_id in folder:
                     found.append(int(entry.name))
         return found
+
+    def database_address(self, database: str = "flowplane") -> str:
+        """Where the administrator of the database's server enters it."""
+        return superuser_address(self.home).replace("dbname=postgres", f"dbname={database}")
+
+    def superuser(self, database: str = "flowplane") -> psycopg.Connection:
+        """A session of that administrator, which commits by itself."""
+        return psycopg.connect(self.database_address(database), autocommit=True)
 
     def manage(self, role: str, *arguments: str) -> str:
         """Run a Django command against this stack."""

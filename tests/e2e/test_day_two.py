@@ -9,10 +9,8 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-import psycopg
 import pytest
 
-from embedded.database import superuser_address
 from embedded.doors import wait_for
 from provisioning.backends.engine.door import Limits
 from provisioning.backends.local.door import LoopbackDoor
@@ -187,8 +185,7 @@ def test_an_engine_whose_files_are_damaged_says_so_and_is_restored(stack: Stack,
 @contextmanager
 def on_offer(stack: Stack, version: str, *, upgrades_from: str, main_class: str) -> Iterator[None]:
     """An operator offers release 8.6.0 under another name, with this main class, and takes it back afterwards."""
-    address = superuser_address(stack.home).replace("dbname=postgres", "dbname=flowplane")
-    with psycopg.connect(address, autocommit=True) as admin:
+    with stack.superuser() as admin:
         fields = ("coordinates", "sha256", "licence", "serves_rest", "restore_class", "rolls_from")
         same = ", ".join(fields)
         admin.execute(

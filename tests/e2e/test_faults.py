@@ -17,7 +17,7 @@ import requests
 from embedded.doors import wait_for
 from embedded.errors import SetupError
 from provisioning.sweeper import MAX_RINGS
-from tests.e2e.freezing import superuser, worker_frozen_in_its_turn
+from tests.e2e.freezing import worker_frozen_in_its_turn
 from tests.e2e.stack import Customer, Stack
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
@@ -42,20 +42,20 @@ def cluster(customer: Customer) -> Iterator[dict[str, Any]]:
 
 def drop_connections(stack: Stack) -> None:
     """End every session of ours, as a failover or an impatient administrator does."""
-    with superuser(stack, "postgres") as admin:
+    with stack.superuser("postgres") as admin:
         admin.execute("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE usename LIKE 'flowplane_%'")
 
 
 @contextlib.contextmanager
 def altered(stack: Stack, change: str, back: str) -> Iterator[None]:
     """Change the database for new sessions for the length of the block, and have everybody begin one."""
-    with superuser(stack, "postgres") as admin:
+    with stack.superuser("postgres") as admin:
         admin.execute(change)
     drop_connections(stack)
     try:
         yield
     finally:
-        with superuser(stack, "postgres") as admin:
+        with stack.superuser("postgres") as admin:
             admin.execute(back)
         drop_connections(stack)
 
@@ -90,7 +90,7 @@ def test_a_read_only_database_is_read(stack: Stack, customer: Customer, cluster:
     with altered(stack, change, "ALTER DATABASE flowplane RESET default_transaction_read_only"):
         read = wait_for(lambda: _ok(call(stack, header, "GET", at)), seconds=30, what="A reading answer")
         # The row as it is: nobody can look at the engine, and the last look may have been an unlucky one.
-        with superuser(stack) as admin:
+        with stack.superuser() as admin:
             row = admin.execute("SELECT conditions FROM provisioning_cluster WHERE id = %s", [cluster["id"]]).fetchone()
         assert row is not None
         assert read.json()["conditions"] == row[0] != []
@@ -111,7 +111,7 @@ def test_a_statement_that_the_database_refuses_leaves_nothing_half_done(
     """The real refusals of a real server, asked for by a trigger: the operation's row is the last that is written."""
     name = f"half-{uuid4().hex[:8]}"
     wish = {"name": name, "stage": "dev", "region": "local", "plan_type": "small", "channel": "stable"}
-    with superuser(stack) as admin:
+    with stack.superuser() as admin:
         admin.execute(
             "CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS "
             f"$$ BEGIN RAISE EXCEPTION 'refused' USING ERRCODE = '{state}'; END $$"
@@ -141,7 +141,7 @@ def test_a_database_without_a_free_connection_answers_503_and_comes_back_by_itse
 @contextlib.contextmanager
 def counted_deaths(stack: Stack) -> Iterator[Callable[[], int]]:
     """Count how often a cluster's turn is taken for one whose worker died, however soon that is forgotten."""
-    with superuser(stack) as admin:
+    with stack.superuser() as admin:
         admin.execute("CREATE TABLE counted (cluster_id uuid)")
         admin.execute(
             "CREATE FUNCTION count_death() RETURNS trigger LANGUAGE plpgsql SECURITY DEFINER AS "
@@ -165,7 +165,7 @@ def counted_deaths(stack: Stack) -> Iterator[Callable[[], int]]:
 
 def has_lapsed(stack: Stack, cluster_id: str) -> bool | None:
     """Whether somebody holds the cluster's lease although its time is over."""
-    with superuser(stack) as admin:
+    with stack.superuser() as admin:
         found = admin.execute(
             "SELECT lease_expires_at < now() FROM provisioning_cluster WHERE id = %s", [cluster_id]
         ).fetchone()

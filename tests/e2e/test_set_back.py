@@ -10,10 +10,8 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import psycopg
 import pytest
 
-from embedded.database import superuser_address
 from embedded.doors import wait_for
 from embedded.environment import base_environment, chosen_settings
 from embedded.machine import held, running
@@ -40,8 +38,7 @@ def stack() -> Iterator[Stack]:
 
 def make_operator(stack: Stack) -> None:
     """Let everybody who has signed up so far into the operator site."""
-    address = superuser_address(stack.home).replace("dbname=postgres", "dbname=flowplane")
-    with psycopg.connect(address, autocommit=True) as admin:
+    with stack.superuser() as admin:
         admin.execute("UPDATE tenants_user SET is_staff = true, is_superuser = true")
 
 
