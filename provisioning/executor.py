@@ -9,6 +9,7 @@ from typing import assert_never
 from django.conf import settings
 from django.utils.module_loading import import_string
 
+from common.errors import Temporary
 from provisioning.backends.base import ClusterBackend
 from provisioning.backends.engine.store import BackupStore
 from provisioning.backends.kubernetes.settings import Budget, KubernetesSettings, read_values
@@ -108,7 +109,8 @@ def execute(action: Action, backend: ClusterBackend, desired: DesiredCluster, *,
         case CloseCluster():
             # Nothing is there. The call still tells the region this turn's epoch: nobody looks after a tombstone any
             # more, so an older turn that overslept must not be able to start an engine for it.
-            backend.delete(desired.cluster_id, epoch=epoch)
+            if not backend.delete(desired.cluster_id, epoch=epoch):
+                raise Temporary("Something of the cluster has come back meanwhile; it is removed first.")
             return False
         case Wait():
             return False

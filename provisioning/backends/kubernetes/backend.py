@@ -59,7 +59,8 @@ class KubernetesBackend:
         return self._api.requests
 
     def observe(self, desired: DesiredCluster) -> ObservedCluster:
-        """See `ClusterBackend`. One request when nothing is there, four while it comes up, a dozen when all is well.
+        """See `ClusterBackend`. One request when nothing is there, or is to be; four while it comes up, a dozen when
+        all is well.
 
         Raises:
             RegionUnreachable: the API server does not answer.
@@ -195,12 +196,14 @@ class KubernetesBackend:
             Permanent: a namespace with its name is somebody else's.
         """
         ground = fence.enter(self._api, cluster_id, epoch)
+        if ground is not None and ground.is_going:
+            # Nothing can be made in it any more, and once it is gone this is called again.
+            return False
         # Written before anything goes, and also when nothing is there: see `fence`.
         fence.remember(self._api, cluster_id, epoch)
         if ground is None:
-            return True
-        if not ground.is_going:
-            self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid)
+            return self._api.get(NAMESPACE, "", namespace_of(cluster_id)) is None
+        self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid)
         return False
 
     def belongings(self, cluster_id: UUID) -> Sequence[str]:

@@ -1,7 +1,7 @@
 """Read what one look at a cluster needs: as little as the moment asks for.
 
-A cluster that is coming up costs four requests, a steady one one more for each kind of object it has, because only then
-drift is worth a look; brokers are asked only when there are several, and enough of them are ready.
+A cluster that is to go costs one request, one that is coming up four, a steady one one more for each kind of object it
+has, because only then drift is worth a look; brokers are asked only when there are several, and enough of them are ready.
 """
 
 from __future__ import annotations
@@ -74,6 +74,9 @@ class Lookout:
         if namespace is None:
             return Observation(desired, Scene(), self.settings).report()
         fence.require_ours(namespace, desired.cluster_id)
+        if desired.lifecycle is Lifecycle.DELETED:
+            # Whatever is in it goes with it.
+            return Observation(desired, Scene(namespace=namespace), self.settings).report()
         selector = selector_of(desired.cluster_id)
         scene = Scene(
             namespace=namespace,

@@ -96,6 +96,28 @@ def test_what_took_the_place_of_a_namespace_while_it_was_being_removed_stays(
     assert "deletionTimestamp" not in left
 
 
+def test_what_an_older_turn_makes_while_a_removal_is_being_closed_is_not_left_behind(region: Region) -> None:
+    """Guarantee: who closes has looked after writing the fence; who makes looks at the fence after that."""
+    desired, older = region.desired(), region.next_epoch()
+
+    def after_an_older_turn(passage: Passage) -> None:
+        region.judge.backend.start(desired, (), epoch=older)
+        pass_on(passage)
+
+    def is_fence(asked: Asked) -> bool:
+        return asked.path.endswith("/configmaps/fences")
+
+    with region.proxy.trouble(after_an_older_turn, is_fence, times=1) as met:
+        is_over = region.backend.delete(desired.cluster_id, epoch=region.next_epoch())
+    assert len(met.met) == 1
+    assert not is_over
+    assert region.uid(desired)
+    assert eventually(
+        lambda: region.backend.delete(desired.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
+    )
+    assert not region.uid(desired)
+
+
 # --- F26: what does not go --------------------------------------------------------------------------------------------
 
 
@@ -201,7 +223,7 @@ def without_volume(customers: Customers) -> None:
 
 
 def _values(customers: Customers, **values: object) -> None:
-    settings = customers.region.settings
+    settings = customers.region.direct
     serve_with(SLUG, replace(settings, values={**settings.values, **values}))
 
 
