@@ -1,7 +1,7 @@
 """`make bench-k8s`: what our engine clusters cost on Kubernetes, beside Helm, a bare client and an operator on kopf.
 
     python -m bench.k8s [--figure one|healthy|burst|fleet|fair ...] [--tenants 300] [--pairs 9] [--minutes 2]
-                        [--regions 1]
+                        [--steps 10 100] [--regions 1]
 
 As root. Each figure has a testbed of its own, fresh, with simulated nodes (`healthy`: a real one), and a PostgreSQL
 that waits for the disk. Requests are counted by the API server's own log; CPU by the kernel. Prints Markdown.
@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import math
 import shutil
 import subprocess
 import sys
@@ -33,6 +34,8 @@ FIGURES = ("one", "healthy", "burst", "fleet", "fair")
 # Here real engines run, on the one real node.
 REAL = "healthy"
 NODES = 5
+# A node has room for three hundred.
+TENANTS_OF_A_NODE = 200
 # What a region would say of itself.
 VALUES = {
     "image": {"pullPolicy": "IfNotPresent"},
@@ -52,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     if "burst" in options.figure and importlib.util.find_spec("kopf") is None:
         raise SetupError("kopf is missing: `python -m embedded.setup bench` brings it.")
     for figure in options.figure:
-        status = _in_a_testbed(figure, options.regions, given)
+        status = _in_a_testbed(figure, options, given)
         if status:
             return status
     return 0
@@ -67,6 +70,9 @@ def options_parser() -> argparse.ArgumentParser:
     parser.add_argument("--block", type=int, default=30, help="tenants of a burst in each such round (30)")
     parser.add_argument("--minutes", type=float, default=2.0, help="how long a fleet is watched at rest (2)")
     parser.add_argument(
+        "--steps", type=int, nargs="*", default=[10, 100], help="smaller fleets that are watched before (10 100)"
+    )
+    parser.add_argument(
         "--regions", type=int, choices=(1, 2), default=1, help="that a fleet is in; two: only at rest (1)"
     )
     parser.add_argument("--workers", type=int, default=1, help="worker processes (1)")
@@ -75,13 +81,14 @@ def options_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _in_a_testbed(figure: str, regions: int, given: Sequence[str]) -> int:
+def _in_a_testbed(figure: str, options: argparse.Namespace, given: Sequence[str]) -> int:
     home = Path(tempfile.mkdtemp(prefix="flowplane-bench-", dir="/tmp")) / "bed"
     bed = Bed(home)
     place = ["--home", str(home)]
     try:
-        tier = ["node"] if figure == REAL else ["simulated", "--nodes", str(NODES)]
-        for name in PLANES[:regions]:
+        nodes = max(NODES, math.ceil(options.tenants / options.regions / TENANTS_OF_A_NODE))
+        tier = ["node"] if figure == REAL else ["simulated", "--nodes", str(nodes)]
+        for name in PLANES[: options.regions]:
             up = ["up", *tier, "--name", name, "--audited", GROUP]
             subprocess.run(ourselves([*place, *up]), check=True, stdout=subprocess.DEVNULL)
         words = [sys.executable, "-m", "bench.k8s", *given, "--figure", figure, *place]

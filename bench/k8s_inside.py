@@ -48,7 +48,6 @@ from provisioning.backends.kubernetes.kinds import CLAIM, CONFIG_MAP, NAMESPACE,
 from provisioning.backends.kubernetes.names import namespace_of  # noqa: E402
 
 VOLUME = Kind("PersistentVolume", "persistentvolumes", "v1", is_namespaced=False)
-STEPS = (10, 100)
 # A fleet grows by so many at once: each block has to come to rest within our patience.
 GROWTH = 500
 # Helm takes half a second each: so many are enough for its rate.
@@ -299,7 +298,7 @@ def _show_burst(place: Place, laid: Laid) -> None:
 def fleet(place: Place) -> None:
     """Tenants at rest, in growing numbers; then what is edited, a restart, and deletions."""
     product, options = place.product, place.options
-    sizes = [*(step for step in STEPS if step < options.tenants), options.tenants]
+    sizes = [*(step for step in sorted(options.steps) if step < options.tenants), options.tenants]
     found = []
     for size in sizes:
         while (missing := size - len(product.tenants)) > 0:

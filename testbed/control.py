@@ -22,6 +22,8 @@ MANIFESTS = Path(__file__).resolve().parent / "manifests"
 MARKER = "flowplane-testbed"
 # Enough for a benchmark that makes hundreds of namespaces: the defaults (20, 30) hold everybody back.
 REQUESTS = {"kube_api_qps": "300", "kube_api_burst": "600"}
+# And for thousands with their history: at etcd's default of 2 GiB it takes no more writes.
+STORE_BYTES = str(8 * 2**30)
 
 
 def start(plane: Plane, *, audited: str = "") -> None:
@@ -56,6 +58,7 @@ def _start_etcd(plane: Plane) -> None:
         "--unsafe-no-fsync",  # it is thrown away with the machine's first trouble
         *words(
             data_dir=str(plane.folder / "etcd"),
+            quota_backend_bytes=STORE_BYTES,
             log_level="warn",
             listen_client_urls=clients,
             advertise_client_urls=clients,
