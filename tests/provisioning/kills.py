@@ -7,11 +7,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from enum import StrEnum
+from functools import partial
 from typing import Any, Protocol
 from unittest.mock import patch
 from uuid import UUID
@@ -110,23 +111,27 @@ def die_in_turn(cluster_id: UUID, point: Point) -> None:
 
 
 @contextmanager
-def _deadly(point: Point, action: type = object) -> Iterator[None]:
-    module: Any = executor if point in (Point.BEFORE_CALL, Point.AFTER_CALL) else services
-    name = "execute" if module is executor else "record_turn"
-    original = getattr(module, name)
+def _deadly(point_of: Callable[[Any], Point | None], tell: Callable[[Any], object]) -> Iterator[None]:
+    """Die in the next turn at the point there is for its action; it is told first."""
+    execute, record = executor.execute, services.record_turn
 
-    def is_for(*arguments: Any) -> bool:
-        return isinstance(arguments[0] if module is executor else arguments[1].action, action)
-
-    def die(*arguments: Any, **named: Any) -> Any:
-        if not is_for(*arguments):
-            return original(*arguments, **named)
-        if point in (Point.AFTER_CALL, Point.AFTER_RECORD):
-            original(*arguments, **named)
+    def dying(action: Any, before: Point, after: Point, do: Callable[[], Any]) -> Any:
+        point = point_of(action)
+        if point not in (before, after):
+            return do()
+        if point is after:
+            do()
+        tell(action)
         os.kill(os.getpid(), signal.SIGKILL)
         return None
 
-    with patch.object(module, name, die):
+    def executing(action: Any, *arguments: Any, **named: Any) -> Any:
+        return dying(action, Point.BEFORE_CALL, Point.AFTER_CALL, lambda: execute(action, *arguments, **named))
+
+    def recording(subject: Any, outcome: services.TurnOutcome) -> Any:
+        return dying(outcome.action, Point.BEFORE_RECORD, Point.AFTER_RECORD, lambda: record(subject, outcome))
+
+    with patch.object(executor, "execute", executing), patch.object(services, "record_turn", recording):
         yield
 
 
@@ -141,10 +146,32 @@ def turn_or_die(cluster_id: UUID, point: Point, action: type = object) -> bool:
 
     For regions whose own pace decides how many turns there are. Returns whether it was killed.
     """
+    return _is_killed(cluster_id, lambda one: point if isinstance(one, action) else None)
 
+
+def turn_among_deaths(cluster_id: UUID, points: Mapping[type, Point]) -> type | None:
+    """Take the next turn in a process that is killed where its kind of action has a point; that kind, if it was."""
+    kinds = {kind.__name__: kind for kind in points}
+    reader, writer = os.pipe()
+    try:
+        tell = partial(_write_name, writer)
+        _is_killed(cluster_id, lambda one: points.get(type(one)), tell)
+        os.close(writer)
+        return kinds.get(os.read(reader, 100).decode())
+    finally:
+        os.close(reader)
+
+
+def _write_name(writer: int, action: object) -> None:
+    os.write(writer, type(action).__name__.encode())
+
+
+def _is_killed(
+    cluster_id: UUID, point_of: Callable[[Any], Point | None], tell: Callable[[Any], object] = lambda _: None
+) -> bool:
     def take() -> None:
         act_as_system()
-        with _deadly(point, action):
+        with _deadly(point_of, tell):
             reconciler.turn(cluster_id)
 
     let_come(cluster_id)

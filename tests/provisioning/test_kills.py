@@ -26,6 +26,8 @@ from provisioning.services import TurnOutcome
 from provisioning.states import OperationState
 from tenants.models import AuditEvent
 from tests.factories import Person, make_person
+from tests.provisioning.backends.faults.test_kills import WISHES as ON_SIMULATED_PODS
+from tests.provisioning.backends.test_kubernetes_kills import WISHES as ON_REAL_ENGINES
 from tests.provisioning.conftest import ask
 from tests.provisioning.kills import (
     Point,
@@ -262,6 +264,10 @@ def kills(turns: list[TurnOutcome], number: int, *, everywhere: bool) -> Iterato
 def test_every_action_of_the_planners_is_somewhere_on_these_ways(stage: Callable[[], Stage]) -> None:
     done = set().union(*(undisturbed(stage, scenario).actions for scenario in SCENARIOS))
     assert set(get_args(planner.Action)) - {Wait} <= done
+
+
+def test_every_lifecycle_is_on_a_real_kubernetes_as_well() -> None:
+    assert {*ON_SIMULATED_PODS, *ON_REAL_ENGINES} == {scenario.name for scenario in SCENARIOS}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

@@ -156,7 +156,7 @@ def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) 
         make_authority(folder)
     helm = shutil.which("helm")
     assert helm is not None, "`make test-kubernetes` brings helm"
-    address = store.endpoint.removeprefix("http://").split(":")[0] if store else ""
+    address, _, port = store.endpoint.removeprefix("http://").partition(":") if store else ("", "", "")
     return KubernetesSettings(
         region="kubernetes",
         kubeconfig=limited_account(cluster, folder),
@@ -169,7 +169,7 @@ def make_settings(cluster: Kubernetes, folder: Path, store: BackupStore | None) 
             "size": {"cpuMillis": 50},
             "image": {"pullPolicy": "IfNotPresent"},
             "networkPolicy": {"clientsFrom": EDGE},
-            **({"backupStore": {"network": {"cidr": f"{address}/32", "port": STORE_PORT}}} if store else {}),
+            **({"backupStore": {"network": {"cidr": f"{address}/32", "port": int(port)}}} if store else {}),
         },
         store=store,
     )

@@ -14,12 +14,12 @@ from provisioning import selectors as read
 from provisioning.backends.base import ClusterBackend
 from provisioning.backends.kubernetes.backend import KubernetesBackend
 from provisioning.backends.kubernetes.settings import KubernetesSettings
-from provisioning.models import Cluster, Operation
+from provisioning.models import Backup, Cluster, Operation
 from provisioning.models import Region as RegionRow
 from provisioning.services import TurnOutcome
 from provisioning.spec import DesiredCluster
 from tests.factories import Person, make_person
-from tests.provisioning.backends.faults.stage import Region
+from tests.provisioning.backends.faults.stage import Ground
 from tests.provisioning.conftest import ask
 from tests.provisioning.kills import is_over, take_turn
 
@@ -41,6 +41,7 @@ class Customer:
 
     person: Person
     slug: str
+    patience_seconds: float = MOST_SECONDS
 
     def create(self, **overrides: Any) -> Operation:
         request = ask(region=self.slug, channel="next", release="8.5.8", **overrides)
@@ -52,9 +53,16 @@ class Customer:
     def healthy(self, **overrides: Any) -> Cluster:
         return self.run(self.create(**overrides).cluster)
 
+    def backed_up(self, **overrides: Any) -> Backup:
+        """The only backup of a new cluster of theirs."""
+        cluster = self.healthy(**overrides)
+        self.ask(services.back_up_cluster, cluster)
+        self.run(cluster)
+        return Backup.objects.get(cluster=cluster)
+
     def run(self, cluster: Cluster) -> Cluster:
         """Take turns until nothing is left to do."""
-        for outcome in turns(cluster):
+        for outcome in turns(cluster, self.patience_seconds):
             if is_over(outcome, cluster):
                 break
         cluster.refresh_from_db()
@@ -66,10 +74,11 @@ class Customer:
 
 
 class Customers:
-    """Those of one test."""
+    """Those of one test, each of whom waits so long for a cluster to come to rest."""
 
-    def __init__(self, region: Region) -> None:
+    def __init__(self, region: Ground, patience_seconds: float = MOST_SECONDS) -> None:
         self.region = region
+        self._patience_seconds = patience_seconds
         self._made: list[Customer] = []
         self._offered: dict[str, KubernetesSettings] = {}
 
@@ -80,8 +89,13 @@ class Customers:
         self._offered[slug] = settings
         serve_with(slug, settings)
 
+    def begin_anew(self) -> None:
+        """Have turns from here on reach regions as a worker does that has just begun: no connection is shared."""
+        for slug, settings in self._offered.items():
+            serve_with(slug, settings)
+
     def new(self, slug: str = SLUG) -> Customer:
-        self._made.append(Customer(make_person(), slug))
+        self._made.append(Customer(make_person(), slug, self._patience_seconds))
         return self._made[-1]
 
     def leave(self) -> None:
@@ -100,9 +114,9 @@ class Customers:
         return self.region.direct if slug == SLUG else self._offered[slug]
 
 
-def turns(cluster: Cluster) -> Iterator[TurnOutcome]:
+def turns(cluster: Cluster, seconds: float = MOST_SECONDS) -> Iterator[TurnOutcome]:
     """Take turns for one cluster, with a moment in between for what is only waited for."""
-    waited, deadline = threading.Event(), time.monotonic() + MOST_SECONDS
+    waited, deadline = threading.Event(), time.monotonic() + seconds
     while time.monotonic() < deadline:
         outcome = take_turn(cluster.pk)
         yield outcome

@@ -23,7 +23,7 @@ from tests.kubernetes import Kubernetes
 from tests.provisioning.backends.faults import bed
 from tests.provisioning.backends.faults.customers import MOST_SECONDS, Customer, Customers, desired_of, loop_until
 from tests.provisioning.backends.faults.proxy import Proxy, proxied, through
-from tests.provisioning.backends.faults.stage import reached_by, simulated
+from tests.provisioning.backends.faults.stage import Region, reached_by, simulated
 from tests.provisioning.backends.kubernetes_stage import make_settings
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.chaos, pytest.mark.timeout(1800)]
@@ -52,10 +52,9 @@ def most_at_once(proxy: Proxy, since: float, seconds: float) -> int:
     return max((bisect_right(times, at + seconds) - place for place, at in enumerate(times)), default=0)
 
 
-def test_an_api_server_that_is_away(customers: Customers, request: pytest.FixtureRequest) -> None:
+def test_an_api_server_that_is_away(region: Region, customers: Customers, request: pytest.FixtureRequest) -> None:
     """Guarantee: requests accepted, state honest, recovery within the process's budget, and all converge."""
-    region, budget = customers.region, customers.region.settings.budget
-    seconds = request.config.getoption("outage_seconds")
+    budget, seconds = region.settings.budget, request.config.getoption("outage_seconds")
     held = [customers.new() for _ in range(CLUSTERS // 2)]
     there = [one.create() for one in held]
     loop_until(lambda: are_over(there))

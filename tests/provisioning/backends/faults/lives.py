@@ -1,0 +1,122 @@
+"""What a wish comes to in a real region, and where the worker that fulfils it may die on the way."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from provisioning import planner
+from provisioning.models import Cluster, Operation
+from provisioning.planner import plan
+from provisioning.spec import Lifecycle
+from tenants.models import AuditEvent
+from tests.kubernetes import Namespace, eventually
+from tests.provisioning.backends.faults.customers import PAUSE_SECONDS, Customer, Customers, desired_of, turns
+from tests.provisioning.backends.faults.stage import Ground
+from tests.provisioning.kills import Point, is_busy, is_over, turn_among_deaths
+
+Wish = Callable[[Customer], Operation]
+# What a turn may be for: what it asks of the region, or only records.
+CALLS = (
+    planner.PrepareRelease,
+    planner.TakeBackup,
+    planner.StopEngine,
+    planner.RestoreData,
+    planner.StartEngine,
+    planner.Rescale,
+    planner.RetireBrokers,
+    planner.Rebalance,
+    planner.LetGo,
+    planner.RemoveCluster,
+    planner.CloseCluster,
+)
+RECORDS = (planner.Wait, type(None))
+
+
+@dataclass(frozen=True)
+class End:
+    """All that may be told of how a wish came out."""
+
+    objects: tuple[str, ...]
+    is_there: bool
+    pods: tuple[tuple[str, str, str], ...]
+    cluster: tuple[Any, ...]
+    operations: tuple[tuple[str, str, str], ...]
+    audit: tuple[str, ...]
+
+
+def end_of(region: Ground, customer: Customer, cluster: Cluster) -> End:
+    """Return what a wish has come to; nothing may be left to do."""
+    cluster.refresh_from_db()
+    desired = desired_of(cluster.pk)
+    place = region.place(desired)
+    if cluster.deleted_at is not None:
+        assert eventually(lambda: region.uid(desired) == "", seconds=60)
+    else:
+        assert plan(desired, region.judge.backend.observe(desired)) is None
+    if desired.lifecycle is Lifecycle.RUNNING and cluster.deleted_at is None:
+        region.settle(desired)
+    organization = customer.person.organization.pk
+    rows = Operation.objects.for_organization(organization).order_by("created_at")
+    events = AuditEvent.objects.for_organization(organization).order_by("at")
+    is_there = bool(region.uid(desired))
+    return End(
+        objects=tuple(sorted(region.names(desired))) if is_there else (),
+        is_there=is_there,
+        pods=tuple(_pods_of(place)) if is_there else (),
+        cluster=(
+            cluster.lifecycle, cluster.deleted_at is not None, cluster.release_id, cluster.former_release_id,
+            cluster.plan_type_id, cluster.is_on_trial, cluster.observed_generation >= cluster.spec_generation,
+            cluster.failures,
+        ),
+        operations=tuple((row.kind, row.state, row.error_code) for row in rows),
+        audit=tuple(event.action for event in events),
+    )  # fmt: skip
+
+
+def _pods_of(place: Namespace) -> Iterator[tuple[str, str, str]]:
+    """Each broker's pod with what it runs and may use: whether it was started as wished is the planner's to say."""
+    for pod in place.get("pods", "-l", "app.kubernetes.io/component=broker")["items"]:
+        container = pod["spec"]["containers"][0]
+        yield pod["metadata"]["name"], container["image"], str(container["resources"]["limits"]["memory"])
+
+
+def undisturbed(customers: Customers, wish: Wish) -> tuple[list[type], End]:
+    """What the turns are for that a wish leads to when nothing happens, each kind once and in order, and its end."""
+    customer = customers.new()
+    cluster = wish(customer).cluster
+    kinds: dict[type, None] = {}
+    for outcome in turns(cluster, customer.patience_seconds):
+        kinds[type(outcome.action)] = None
+        if is_over(outcome, cluster):
+            break
+    return [kind for kind in kinds if kind in (*CALLS, *RECORDS)], end_of(customers.region, customer, cluster)
+
+
+def points_of(kind: type) -> list[Point]:
+    """Where a worker may die in a turn for this; one that asks nothing of the region, only around its record."""
+    return list(Point) if kind in CALLS else [Point.BEFORE_RECORD, Point.AFTER_RECORD]
+
+
+def among_deaths(customers: Customers, wish: Wish, points: Mapping[type, Point]) -> tuple[set[type], End]:
+    """Fulfil a wish while the first turn of each kind is a worker's last, at its point; which were met, and the end.
+
+    Each death is taken for the first in a row: that three of them park a cluster is shown elsewhere.
+    """
+    customer = customers.new()
+    cluster = wish(customer).cluster
+    customers.begin_anew()
+    left, waited = dict(points), threading.Event()
+    deadline = time.monotonic() + customer.patience_seconds
+    while left and is_busy(cluster):
+        assert time.monotonic() < deadline, f"no turn was for {left}"
+        if died := turn_among_deaths(cluster.pk, left):
+            del left[died]
+            Cluster.objects.filter(pk=cluster.pk).update(deaths=0)
+        else:
+            waited.wait(PAUSE_SECONDS)
+    customer.run(cluster)
+    return points.keys() - left.keys(), end_of(customers.region, customer, cluster)
