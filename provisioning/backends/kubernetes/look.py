@@ -1,7 +1,7 @@
 """Read what one look at a cluster needs: as little as the moment asks for.
 
 A cluster that is to go costs one request, one that is coming up four, a steady one one more for each kind of object it
-has, because only then drift is worth a look; brokers are asked only when there are several, and enough of them are ready.
+has, because only then drift is worth a look. Brokers are asked only when there are several and enough are ready.
 """
 
 from __future__ import annotations
