@@ -99,7 +99,8 @@ def _availability(desired: DesiredCluster, observed: ObservedCluster) -> tuple[T
     if desired.lifecycle is not Lifecycle.RUNNING:
         return Truth.FALSE, _camel(desired.lifecycle)
     if observed.available:
-        return Truth.TRUE, "PartitionsHealthy"
+        is_reached = observed.answers_clients
+        return (Truth.TRUE, "PartitionsHealthy") if is_reached else (Truth.FALSE, "NoGatewayReady")
     return Truth.FALSE, "PartitionsNotHealthy" if observed.running else "EngineNotRunning"
 
 

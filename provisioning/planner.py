@@ -144,6 +144,11 @@ def is_steady(desired: DesiredCluster, observed: ObservedCluster) -> bool:
     return observed.available and all(broker.healthy for broker in _counted(desired, observed))
 
 
+def is_served(desired: DesiredCluster, observed: ObservedCluster) -> bool:
+    """Whether, besides, exactly those answer clients that are wished: no gateway from before still takes old tokens."""
+    return is_steady(desired, observed) and observed.answers_clients and observed.is_entrance_current
+
+
 def _run(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
     if observed.entrance is False and any(one.running and not one.stopping for one in observed.brokers):
         # It needs neither the release nor room for a broker, and without it nobody reaches those that run.
@@ -176,7 +181,7 @@ def _run(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
 
 def _settle(desired: DesiredCluster, observed: ObservedCluster) -> Action | None:
     """All brokers run as they are wished: what is left to do with the engine's help."""
-    if not is_steady(desired, observed) or not all(observed.broker(node).answers for node in desired.nodes):
+    if not is_served(desired, observed) or not all(observed.broker(node).answers for node in desired.nodes):
         return Wait(StepKind.AWAIT_HEALTHY)
     if observed.is_rescaling:
         return Wait(StepKind.RESCALE)
@@ -349,7 +354,14 @@ def _waited(step: StepKind, desired: DesiredCluster, observed: ObservedCluster) 
             left = [_ended(one) if one.stopping else one for one in observed.brokers]
             healthy = tuple(replace(one, healthy=one.running, answers=one.running) for one in left)
             members = observed.members or tuple(one.node for one in healthy)
-            return replace(observed, brokers=healthy, members=members, available=True)
+            return replace(
+                observed,
+                brokers=healthy,
+                members=members,
+                available=True,
+                answers_clients=True,
+                is_entrance_current=True,
+            )
         case StepKind.RESCALE:
             healthy = tuple(replace(one, healthy=True) for one in observed.brokers)
             return replace(observed, brokers=healthy, members=tuple(desired.nodes), is_rescaling=False)

@@ -504,7 +504,7 @@ def _refuse_endless_trial(subject: read.TurnSubject, observed: ObservedCluster) 
     if subject.row.region.silent_since is not None:
         return  # it answers again, and the time of its silence is yet to be given back
     ends_at = subject.row.trial_ends_at
-    if ends_at is not None and ends_at < subject.now and not planner.is_steady(subject.desired, observed):
+    if ends_at is not None and ends_at < subject.now and not planner.is_served(subject.desired, observed):
         raise _trial_failed(subject, observed, f"The engine was not healthy in time. {observed.waits_for}".strip())
 
 

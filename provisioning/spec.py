@@ -194,6 +194,8 @@ class ObservedCluster:
         exists: anything of it is left in the region (folder, namespace, volume).
         brokers: every broker of which anything is there, by number.
         entrance: whether the process that leads clients to the brokers runs; None where the brokers are it themselves.
+        answers_clients: whether anybody does; False where gateways of their own do that and none is ready.
+        is_entrance_current: whether all who do were started as it is wished, and nobody else does any more.
         available: the engine itself says that every partition is led and healthy.
         healthy_partitions: how many are.
         members: brokers that the engine's own topology counts in; () when it did not say.
@@ -219,6 +221,8 @@ class ObservedCluster:
     exists: bool = False
     brokers: tuple[ObservedBroker, ...] = ()
     entrance: bool | None = None
+    answers_clients: bool = True
+    is_entrance_current: bool = True
     available: bool = False
     healthy_partitions: int = 0
     members: tuple[int, ...] = ()

@@ -27,6 +27,13 @@ def test_a_healthy_engine_is_available_and_up_to_date() -> None:
     assert found[ConditionType.STALLED].status is Truth.FALSE
 
 
+def test_an_engine_whose_gateways_are_not_there_is_not_available_and_says_why() -> None:
+    found = facts(desired(), replace(HEALTHY, answers_clients=False, is_entrance_current=False))
+    assert found[ConditionType.AVAILABLE].status is Truth.FALSE
+    assert found[ConditionType.AVAILABLE].reason == "NoGatewayReady"
+    assert found[ConditionType.UP_TO_DATE].status is Truth.FALSE
+
+
 def test_an_engine_about_to_be_replaced_serves_and_is_not_up_to_date() -> None:
     found = facts(desired(audience="a/2"), HEALTHY)
     assert found[ConditionType.AVAILABLE].status is Truth.TRUE

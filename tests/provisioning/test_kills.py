@@ -267,7 +267,7 @@ def test_every_action_of_the_planners_is_somewhere_on_these_ways(stage: Callable
 
 
 def test_every_lifecycle_is_on_a_real_kubernetes_as_well() -> None:
-    assert {*ON_SIMULATED_PODS, *ON_REAL_ENGINES} == {scenario.name for scenario in SCENARIOS}
+    assert {*ON_SIMULATED_PODS, *ON_REAL_ENGINES} >= {scenario.name for scenario in SCENARIOS}
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.name)

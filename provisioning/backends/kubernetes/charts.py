@@ -24,6 +24,7 @@ from common.errors import Permanent
 from provisioning.backends.engine.tls import KeyPair
 from provisioning.backends.kubernetes.kinds import (
     CONFIG_MAP,
+    DEPLOYMENT,
     SECRET,
     SERVICE,
     SERVICE_ACCOUNT,
@@ -132,6 +133,13 @@ class Charts:
         """Return whether pods of their own answer clients: as the size says, or the region's own values."""
         values = self.values(Wish(desired, desired.size.brokers))
         return bool(values["gateway"]["mode"] == Gateway.STANDALONE)
+
+    def gateways(self, desired: DesiredCluster) -> int:
+        """Return how many pods of their own answer clients of a cluster that runs; 0 where its brokers do."""
+        if not self.has_gateways(desired):
+            return 0
+        rendered = self.kinds(Wish(desired, desired.size.brokers))
+        return next(int(one["spec"]["replicas"]) for one in rendered if one["kind"] == DEPLOYMENT.name)
 
     def _store(self) -> dict[str, Any]:
         store = self._settings.store

@@ -83,6 +83,7 @@ class Lookout:
             stateful_set=self.api.get(STATEFUL_SET, name, BROKER),
             pods=self.api.find(POD, name, selector=selector).items,
             claims=self.api.find(CLAIM, name, selector=selector).items,
+            gateways=self.charts.gateways(desired) if desired.lifecycle is Lifecycle.RUNNING else 0,
             now=self.api.now,
         )
         return Observation(desired, self._look_closer(desired, scene), self.settings).report()

@@ -47,6 +47,7 @@ class Scene:
     """What was read of one cluster.
 
     Attributes:
+        gateways: how many pods of their own are to answer clients; 0 where the brokers do.
         looks: what brokers said, of those that were asked.
         drift: which object is not as rendered, "" when all are, None when that was not looked at.
         backup: how far the wished backup is.
@@ -58,6 +59,7 @@ class Scene:
     claims: tuple[Object, ...] = ()
     jobs: tuple[Object, ...] = ()
     warnings: tuple[Object, ...] = ()
+    gateways: int = 0
     looks: Mapping[int, Look] = field(default_factory=dict)
     drift: str | None = None
     backup: tuple[Work, str] = (Work.ABSENT, "")
@@ -72,6 +74,7 @@ class Observation:
         self._scene = scene
         self._settings = settings
         self._pods = {pod.node: pod for pod in map(Pod, scene.pods) if pod.node is not None}
+        self._gateways = [pod for pod in map(Pod, scene.pods) if pod.is_gateway and not pod.is_finished]
         self._claims = {node: one for one in scene.claims if (node := node_of(name_in(one))) is not None}
 
     def report(self) -> ObservedCluster:
@@ -84,7 +87,9 @@ class Observation:
         return ObservedCluster(
             exists=True,
             brokers=tuple(self._broker(node) for node in sorted({*self._pods, *self._claims})),
-            entrance=False if self._scene.drift else None,
+            entrance=False if self._scene.drift else self._entrance,
+            answers_clients=not self._scene.gateways or any(pod.is_ready for pod in self._gateways),
+            is_entrance_current=self._is_entrance_current,
             available=self._is_available,
             healthy_partitions=len(self._healthy_partitions),
             members=topology.members,
@@ -179,6 +184,18 @@ class Observation:
             return False
         return self._healthy_partitions >= set(range(1, self._desired.size.partitions + 1))
 
+    @property
+    def _entrance(self) -> bool | None:
+        """Whether gateways of their own are there, for whoever has to end them; that they come is the region's part."""
+        return True if any(not pod.is_stopping for pod in self._gateways) else None
+
+    @property
+    def _is_entrance_current(self) -> bool:
+        """One from before takes tokens that are not good any more, until its very end."""
+        current = [pod for pod in self._gateways if pod.is_ready and pod.digest == self._desired.digest]
+        outdated = [pod for pod in self._gateways if pod.digest != self._desired.digest]
+        return not self._scene.gateways or (len(current) >= self._scene.gateways and not outdated)
+
     def _broker(self, node: int) -> ObservedBroker:
         pod = self._pods.get(node)
         contents = self._contents(node)
@@ -268,9 +285,17 @@ class Observation:
                 return self._warning(pod, words)
             if words and node in self._view.looks and not self._view.looks[node].answered:
                 return words
-        if not self._scene.looks:
-            return "" if self._is_single else "The brokers look for each other."
-        return self._view.waits_for()
+        if not self._scene.looks and not self._is_single:
+            return "The brokers look for each other."
+        return (self._view.waits_for() if self._scene.looks else "") or self._gateways_wait_for()
+
+    def _gateways_wait_for(self) -> str:
+        if self._is_entrance_current:
+            return ""
+        words = [pod.waits_for("A gateway") for pod in self._gateways if pod.digest == self._desired.digest]
+        told = next((one for one in words if one), "")
+        is_old_left = any(pod.digest != self._desired.digest for pod in self._gateways)
+        return told or ("A gateway from before is ending." if is_old_left else "The gateways are being started.")
 
     def _warning(self, pod: Pod | None, words: str) -> str:
         """Return what Kubernetes warned of last about a pod that does not go on, else the words that there are."""

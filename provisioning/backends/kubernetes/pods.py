@@ -22,6 +22,7 @@ from provisioning.backends.kubernetes.names import (
     DATA_EPOCH,
     DIGEST,
     FORMER,
+    GATEWAY,
     RELEASE,
     node_of,
 )
@@ -39,13 +40,17 @@ _ORIGIN = re.compile(r"^(data|former) (\S+) (\d+)$", re.MULTILINE)
 
 @dataclass(frozen=True, slots=True)
 class Pod:
-    """One broker's pod."""
+    """A pod of a broker's, or of a gateway's."""
 
     found: Object
 
     @property
     def node(self) -> int | None:
         return node_of(name_in(self.found)) if labels(self.found).get(COMPONENT) == BROKER else None
+
+    @property
+    def is_gateway(self) -> bool:
+        return labels(self.found).get(COMPONENT) == GATEWAY
 
     @property
     def uid(self) -> str:
@@ -95,7 +100,9 @@ class Pod:
     @property
     def engine(self) -> Mapping[str, Any]:
         """The engine's container, {} before there is one."""
-        return next((one for one in self._status.get("containerStatuses") or () if one.get("name") == BROKER), {})
+        return next(
+            (one for one in self._status.get("containerStatuses") or () if one.get("name") in (BROKER, GATEWAY)), {}
+        )
 
     @property
     def is_engine_up(self) -> bool:

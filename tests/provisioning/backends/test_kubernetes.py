@@ -6,6 +6,7 @@ import json
 import subprocess
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial, wraps
 from typing import Any
@@ -20,15 +21,18 @@ from provisioning.backends.kubernetes.charts import Charts, Identity, Wish
 from provisioning.backends.kubernetes.kinds import INGRESS
 from provisioning.backends.kubernetes.watch import Watch
 from provisioning.errors import Fenced
+from provisioning.executor import execute
 from provisioning.planner import StartEngine, plan
-from provisioning.spec import DesiredCluster
+from provisioning.spec import DesiredCluster, Gateway, Lifecycle
 from tests.kubernetes import Kubernetes, Namespace, eventually
 from tests.provisioning.backends.contract import (
     NOTICE_SECONDS,
     PATIENCE_SECONDS,
     BackendContract,
+    await_answer,
     await_change,
     await_sight,
+    client,
     follow,
     is_well,
     persist,
@@ -314,6 +318,52 @@ def test_whoever_overslept_comes_too_late_even_between_two_requests(
     persist(stage.backend.start, cluster, (), epoch=stage.next_epoch())
 
     assert annotations["flowplane.dev/digest"] == replace(cluster, license_key="newer").digest
+
+
+# --- gateways of their own --------------------------------------------------------------------------------------------
+
+
+def fulfil(stage: KubernetesStage, desired: DesiredCluster) -> None:
+    """Do what the planner says until it says that nothing is left to do."""
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while (action := plan(desired, persist(stage.backend.observe, desired))) is not None:
+        assert time.monotonic() < deadline, action
+        with suppress(Temporary):
+            execute(action, stage.backend, desired, epoch=stage.next_epoch())
+        time.sleep(0.2)
+
+
+def test_gateways_of_their_own_take_no_revoked_token_once_the_cluster_is_as_wished(
+    kubernetes_stage: KubernetesStage,
+) -> None:
+    """Guarantee: a revocation is over when no gateway from before is left, not when the brokers have changed."""
+    stage = kubernetes_stage
+    before = stage.desired(gateway=Gateway.STANDALONE)
+    after = replace(before, audience=f"{before.cluster_id}/2")
+    old, new = stage.issuer.token(before.audience), stage.issuer.token(after.audience)
+    try:
+        fulfil(stage, before)
+        with client(stage, persist(stage.backend.observe, before)) as engine:
+            await_answer(engine, old)
+        fulfil(stage, after)
+        said = [ask_anew(stage, after, old) for _ in range(10)]
+        with client(stage, persist(stage.backend.observe, after)) as engine:
+            await_answer(engine, new)
+        fulfil(stage, replace(after, lifecycle=Lifecycle.SUSPENDED))
+        pods = namespace(stage, before).get("pods", "-l", "app.kubernetes.io/component=gateway")["items"]
+        left = [one for one in pods if "deletionTimestamp" not in one["metadata"]]
+    finally:
+        persist(stage.backend.delete, before.cluster_id, epoch=stage.next_epoch())
+
+    assert "UNAUTHENTICATED" in said
+    assert "OK" not in said
+    assert left == []
+
+
+def ask_anew(stage: KubernetesStage, desired: DesiredCluster, token: str) -> str:
+    """Ask on a connection of its own: each may lead to another gateway."""
+    with client(stage, persist(stage.backend.observe, desired)) as engine:
+        return engine.ask(token)
 
 
 # --- what is waited for -----------------------------------------------------------------------------------------------

@@ -80,6 +80,7 @@ WISHES: dict[str, Callable[[Customer], Operation]] = {
     "a broker less": shrinking,
     "upgrade three brokers": from_healthy(services.upgrade_cluster, "resilient", release="8.6.0"),
     "restore a backup of three brokers": restoring("resilient"),
+    "revoke access with gateways": from_healthy(services.revoke_access, "large"),
 }
 # What comes of the operation that the wish is.
 ENDS = {GOES_BACK: OperationState.FAILED}

@@ -18,6 +18,7 @@ from provisioning.backends.kubernetes.pods import Pod, note_of, sentence
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.planner import LetGo, RemoveCluster, RestoreData, StartEngine, StopEngine, Wait, plan
 from provisioning.spec import BackupRef, DesiredCluster, DesiredData, Gateway, Lifecycle, ObservedCluster, Work
+from provisioning.states import StepKind
 from tests.provisioning.backends.conftest import SMALL, TRIO, desired_release
 
 CLUSTER_ID = UUID("5d3b1c9e-6c4f-4f5e-9d2b-0f6f8f1f2a3b")
@@ -413,6 +414,49 @@ def test_several_brokers_that_are_well() -> None:
     assert plan(THREE, sight) is None
     changing = seen(THREE, stateful_set=workload(3), pods=three(), claims=claims, looks=looks(is_changing=True))
     assert changing.is_rescaling
+
+
+def gateway(number: int, wish: DesiredCluster = WISH, *, is_ready: bool = True, **about: Any) -> dict[str, Any]:
+    made = pod(0, wish, conditions=[{"type": "Ready", "status": "True" if is_ready else "False"}])
+    name = {"name": f"gateway-7f-{number}", "uid": f"g{number}"}
+    labels = {**LABELS, "app.kubernetes.io/component": "gateway"}
+    return {**made, "metadata": {**made["metadata"], **name, "labels": labels, **about}}
+
+
+BEFORE = replace(WISH, audience=f"{CLUSTER_ID}/0")
+
+
+@pytest.mark.parametrize(
+    ("gateways", "answers", "is_current", "words"),
+    [
+        ((gateway(1), gateway(2)), True, True, ""),
+        ((gateway(1),), True, False, "The gateways are being started."),
+        ((gateway(1), gateway(2, is_ready=False)), True, False, "A gateway is being started."),
+        ((), False, False, "The gateways are being started."),
+        ((gateway(1), gateway(2), gateway(3, BEFORE)), True, False, "A gateway from before is ending."),
+        (
+            (gateway(1), gateway(2), gateway(3, BEFORE, deletionTimestamp=stamp(1))),
+            True, False, "A gateway from before is ending.",
+        ),
+        ((gateway(1, BEFORE), gateway(2, BEFORE)), True, False, "A gateway from before is ending."),
+    ],
+)  # fmt: skip
+def test_gateways_of_their_own_are_waited_for_and_so_is_the_end_of_those_from_before(
+    gateways: tuple[dict[str, Any], ...], answers: bool, is_current: bool, words: str
+) -> None:
+    """One that was started before a revocation takes revoked tokens until its very end."""
+    sight = seen(pods=(ready(), *gateways), gateways=2)
+
+    assert (sight.available, sight.answers_clients, sight.is_entrance_current) == (True, answers, is_current)
+    assert sight.waits_for == words
+    assert plan(WISH, sight) == (None if is_current else Wait(StepKind.AWAIT_HEALTHY))
+
+
+def test_gateways_that_a_stop_has_left_are_ended_by_the_next_turn() -> None:
+    suspended = replace(WISH, lifecycle=Lifecycle.SUSPENDED)
+
+    assert plan(suspended, seen(suspended, pods=(gateway(1),))) == StopEngine(())
+    assert plan(suspended, seen(suspended, pods=(gateway(1, deletionTimestamp=stamp(1)),))) is None
 
 
 def test_one_of_three_is_down_and_the_others_serve() -> None:
