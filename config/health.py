@@ -39,12 +39,12 @@ from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from common.errors import NotPermitted
-from provisioning import selectors
-from provisioning.models import Backup, Cluster, Leftover, Operation, Region
+from provisioning import selectors, wakeups
+from provisioning.models import Backup, Cluster, Leftover, Operation, OperationStep, Region
 from provisioning.placement import minute
 from provisioning.services import installation
 from provisioning.spec import Lifecycle
-from provisioning.states import BackupState, ConditionType, Hold, LeftoverState, Truth
+from provisioning.states import OPEN_STATES, BackupState, ConditionType, Hold, LeftoverState, Truth
 from tenants.models import AuditEvent, OutgoingMail
 from tenants.scoping import as_system
 
@@ -174,6 +174,8 @@ def _unusual_regions() -> Iterator[tuple[str, str]]:
             yield region.slug, f"in maintenance since {minute(region.maintenance_since)}"
         elif region.silent_since is not None:
             yield region.slug, f"no answer since {minute(region.silent_since)}"
+        elif not wakeups.is_watched(region.slug):
+            yield region.slug, "nobody hears of its changes, which are found by looking, minutes later"
 
 
 def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
@@ -186,7 +188,10 @@ def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
 @require_safe
 @never_cache
 def metrics(request: HttpRequest) -> HttpResponse:
-    """Prometheus' text format: this process's histograms, then the counts of rows. Twelve statements."""
+    """Prometheus' text format: this process's histograms, then the counts of rows.
+
+    Thirteen statements, and a question to Redis for each region.
+    """
     _require_scraper(request)
     as_system()
     rows = CollectorRegistry(auto_describe=False)
@@ -243,6 +248,21 @@ def _operations() -> Iterator[Metric]:
     rows = Operation.objects.values("kind", "state").annotate(count=Count("pk")).order_by("kind", "state")
     for row in rows:
         family.add_metric([row["kind"], row["state"]], row["count"])
+    yield family
+
+
+def _steps() -> Iterator[Metric]:
+    family = GaugeMetricFamily(
+        "flowplane_operation_step_seconds",
+        "For how long the oldest step that is under way has been, by step: remove, while a namespace does not go.",
+        labels=["step"],
+    )
+    age = ExpressionWrapper(Now() - Min("started_at"), output_field=DurationField())
+    under_way = OperationStep.objects.filter(
+        operation__state__in=OPEN_STATES, started_at__isnull=False, finished_at__isnull=True
+    )
+    for row in under_way.values("kind").annotate(age=age).order_by("kind"):
+        family.add_metric([row["kind"]], row["age"].total_seconds())
     yield family
 
 
@@ -350,7 +370,13 @@ def _regions() -> Iterator[Metric]:
         "For how long a region has not answered the clock; 0 when it does.",
         labels=["region"],
     )
+    watched = GaugeMetricFamily(
+        "flowplane_region_watched",
+        "1 while a watch has heard of a region within the last minute; 0 also while Redis does not answer.",
+        labels=["region"],
+    )
     for region in Region.objects.annotate(now=Now()).order_by("slug"):
+        watched.add_metric([region.slug], int(wakeups.is_watched(region.slug)))
         placed.add_metric([region.slug, region.state.value], region.placed)
         if region.max_clusters is not None:
             limit.add_metric([region.slug], region.max_clusters)
@@ -359,6 +385,7 @@ def _regions() -> Iterator[Metric]:
     yield placed
     yield limit
     yield silent
+    yield watched
 
 
 def _own_backup() -> Iterator[Metric]:
@@ -382,6 +409,7 @@ def _own_backup() -> Iterator[Metric]:
 _FAMILIES: tuple[Callable[[], Iterator[Metric]], ...] = (
     _clusters,
     _operations,
+    _steps,
     _turns,
     _mail,
     _backups,

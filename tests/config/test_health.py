@@ -14,9 +14,9 @@ from django.test.utils import CaptureQueriesContext
 from pytest_django.fixtures import Settings
 
 from config import backup, health, restore
-from provisioning import services
+from provisioning import services, wakeups
 from provisioning.backends.base import Find
-from provisioning.models import Backup, Cluster, Region
+from provisioning.models import Backup, Cluster, OperationStep, Region
 from provisioning.services import installation, leftovers
 from provisioning.states import ConditionType, Truth
 from tenants.models import MailKind, OutgoingMail
@@ -58,7 +58,13 @@ def test_ready_means_that_nothing_waits_too_long(client: WebClient) -> None:
 
 
 def test_a_region_that_is_away_is_said_and_no_reason_to_be_down(client: WebClient, region: PretendRegion) -> None:
+    Region.objects.exclude(pk="pretend").delete()
+    wakeups.note_watch("pretend")
     assert client.get("/readyz").json()["checks"]["regions"]["message"] == "Every region answers."
+    assert 'flowplane_region_watched{region="pretend"} 1.0' in client.get("/metrics").content.decode()
+    wakeups.forget_watch("pretend")
+    assert "pretend: nobody hears of its changes" in client.get("/readyz").json()["checks"]["regions"]["message"]
+    assert 'flowplane_region_watched{region="pretend"} 0.0' in client.get("/metrics").content.decode()
     Region.objects.filter(pk="pretend").update(
         silent_since=Now() - timedelta(hours=1), placed=3, max_clusters=4, silence="No."
     )
@@ -71,6 +77,16 @@ def test_a_region_that_is_away_is_said_and_no_reason_to_be_down(client: WebClien
     assert 'flowplane_region_silent_seconds{region="pretend"} 36' in said
     Region.objects.filter(pk="pretend").update(maintenance_since=Now())
     assert "pretend: in maintenance since 20" in client.get("/readyz").json()["checks"]["regions"]["message"]
+
+
+def test_how_long_a_step_has_been_under_way_is_counted_until_it_is_over(client: WebClient, cluster: Cluster) -> None:
+    step = OperationStep.objects.filter(operation__cluster=cluster).earliest("position")
+    OperationStep.objects.exclude(pk=step.pk).update(started_at=None)
+    OperationStep.objects.filter(pk=step.pk).update(started_at=Now() - timedelta(seconds=3600), finished_at=None)
+    said = client.get("/metrics").content.decode()
+    assert f'flowplane_operation_step_seconds{{step="{step.kind}"}} 36' in said
+    OperationStep.objects.filter(pk=step.pk).update(finished_at=Now())
+    assert "flowplane_operation_step_seconds{" not in client.get("/metrics").content.decode()
 
 
 def test_a_turn_that_nobody_takes_is_not_ready(client: WebClient, cluster: Cluster) -> None:
@@ -104,7 +120,7 @@ def test_metrics_count_rows(client: WebClient, cluster: Cluster) -> None:
     waited = next(line for line in text.splitlines() if line.startswith("flowplane_turns_overdue_seconds "))
     assert float(waited.split()[1]) >= 29
     assert "flowplane_http_request_seconds_bucket" in text
-    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 11
+    assert len([query for query in queries if "provisioning_" in query["sql"] or "tenants_" in query["sql"]]) == 12
 
 
 def sample(client: WebClient, name: str) -> float | None:
