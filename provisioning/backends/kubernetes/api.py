@@ -61,6 +61,10 @@ class Request:
     accept: str = "application/json"
 
 
+# What the server says of an object that has the same name and is another one.
+_ANOTHER = "UID in precondition"
+
+
 class Api:
     """One client of one region's API server; one per process, for any number of threads."""
 
@@ -134,18 +138,30 @@ class Api:
         path, what = kind.path(namespace, name_in(wished)), f"{kind.name} {name_in(wished)}"
         return self._ask(Request("PUT", path, what, {"fieldManager": MANAGER}, wished))
 
-    def delete(self, kind: Kind, namespace: str, name: str, *, uid: str, in_order: bool = False) -> None:
+    def delete(
+        self, kind: Kind, namespace: str, name: str, *, uid: str, version: str = "", in_order: bool = False
+    ) -> None:
         """Begin to remove this very object; one that is gone, or another one by now, is success.
 
-        `in_order`: it stays until all that belongs to it is gone.
+        Args:
+            version: only while it is as it was read, for whoever goes by what is noted on it: who it belongs to.
+            in_order: it stays until all that belongs to it is gone.
+
+        Raises:
+            Changed: it is of another version by now.
         """
         policy = "Foreground" if in_order else "Background"
         kind_of_body = {"kind": "DeleteOptions", "apiVersion": "v1"}
-        body = {**kind_of_body, "preconditions": {"uid": uid}, "propagationPolicy": policy}
+        preconditions = {"uid": uid, **({"resourceVersion": version} if version else {})}
+        body = {**kind_of_body, "preconditions": preconditions, "propagationPolicy": policy}
         try:
             self._ask(Request("DELETE", kind.path(namespace, name), f"{kind.name} {name}", {}, body))
-        except (Missing, Changed):
+        except Missing:
             return
+        except Changed as error:
+            # The server compares the UID first, and says which of the two differs.
+            if version and _ANOTHER not in error.internal:
+                raise
 
     def watch(self, kind: Kind, selector: str, resource_version: str) -> Iterator[tuple[str, Object]]:
         """Yield (event, metadata) from a version on, bookmarks included, until the server ends it.

@@ -160,7 +160,11 @@ def on_version(api: Api, ground: Ground, version: str, act: Callable[[str], None
 
 
 def prune(api: Api, ground: Ground, kinds: Iterable[Kind], finished: Iterable[Object]) -> None:
-    """Remove what carries this cluster's label and ours, and is not wished any more. One request for each kind."""
+    """Remove what carries this cluster's label and ours, and is not wished any more. One request for each kind.
+
+    Raises:
+        Changed: somebody changed such an object meanwhile; its labels may be gone.
+    """
     wished = {key_of(one) for one in finished}
     for kind in kinds:
         for one in api.find(
@@ -168,7 +172,8 @@ def prune(api: Api, ground: Ground, kinds: Iterable[Kind], finished: Iterable[Ob
         ).items:
             is_ours = labels(one).get(MANAGED_BY) == MANAGER and not meta(one).get("ownerReferences")
             if is_ours and (kind.name, name_in(one)) not in wished:
-                api.delete(kind, ground.namespace, name_in(one), uid=str(meta(one)["uid"]))
+                version = str(meta(one)["resourceVersion"])
+                api.delete(kind, ground.namespace, name_in(one), uid=str(meta(one)["uid"]), version=version)
 
 
 def _finished(rendered: Object, held: Holdings, starts: int) -> Object:

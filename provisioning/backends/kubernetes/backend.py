@@ -194,6 +194,7 @@ class KubernetesBackend:
 
         Raises:
             Permanent: a namespace with its name is somebody else's.
+            Temporary: somebody changed the namespace meanwhile; it may be somebody else's by now.
         """
         ground = fence.enter(self._api, cluster_id, epoch)
         if ground is not None and ground.is_going:
@@ -203,7 +204,7 @@ class KubernetesBackend:
         fence.remember(self._api, cluster_id, epoch)
         if ground is None:
             return self._api.get(NAMESPACE, "", namespace_of(cluster_id)) is None
-        self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid)
+        self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid, version=ground.version)
         return False
 
     def belongings(self, cluster_id: UUID) -> Sequence[str]:

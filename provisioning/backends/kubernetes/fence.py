@@ -51,6 +51,7 @@ class Ground:
     cluster_id: UUID
     namespace: str
     uid: str
+    version: str
     annotations: Mapping[str, str]
     is_new: bool = False
     is_going: bool = False
@@ -200,6 +201,7 @@ def _ground(cluster_id: UUID, namespace: Object, *, is_new: bool = False) -> Gro
         cluster_id,
         str(about["name"]),
         str(about["uid"]),
+        str(about["resourceVersion"]),
         notes_in(namespace),
         is_new,
         bool(about.get("deletionTimestamp")),

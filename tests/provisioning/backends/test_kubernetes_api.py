@@ -139,6 +139,21 @@ def test_a_removal_of_what_is_another_object_by_now_is_over(tmp_path: Path) -> N
     assert b'"preconditions": {"uid": "a"}' in server.asked[1].body
 
 
+def test_what_was_changed_since_it_was_read_is_not_removed(tmp_path: Path) -> None:
+    """Somebody may have taken our labels from it; another object of its name is over all the same."""
+    said = "Precondition failed: {0} in precondition: a, {0} in object meta: b"
+    changed, another = (
+        Reply(409, {"reason": "Conflict", "message": said.format(which)}) for which in ("ResourceVersion", "UID")
+    )
+    with scripted(changed, another) as server:
+        api = client_of(kubeconfig(tmp_path, server.port))
+        with pytest.raises(Changed):
+            api.delete(CONFIG_MAP, "a", "x", uid="a", version="7")
+        api.delete(CONFIG_MAP, "a", "x", uid="a", version="7")
+
+    assert b'"preconditions": {"uid": "a", "resourceVersion": "7"}' in server.asked[0].body
+
+
 def test_a_list_goes_on_until_its_end(tmp_path: Path) -> None:
     pages = (
         Reply(body={"metadata": {"resourceVersion": "5", "continue": "c"}, "items": [{"metadata": {"name": "a"}}]}),

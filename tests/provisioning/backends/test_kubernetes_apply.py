@@ -13,7 +13,7 @@ from tests.provisioning.backends.apiserver import Reply, client_of, kubeconfig, 
 
 CLUSTER_ID = UUID("00000000-0000-4000-8000-000000000001")
 NAME = f"fp-{CLUSTER_ID}"
-GROUND = Ground(CLUSTER_ID, NAME, "u", {})
+GROUND = Ground(CLUSTER_ID, NAME, "u", "1", {})
 OURS = {"name": "grpc", "port": 26500}
 SERVICE: dict[str, Any] = {
     "apiVersion": "v1",
