@@ -14,7 +14,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 .PHONY: help demo demo-down backup restore shell setup setup-development setup-bench check test screenshots bench
 .PHONY: test-here test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
 .PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s \
-	chaos chaos-k8s static-stability format lock
+	chaos chaos-k8s chaos-k8s-simulated chaos-k8s-engines static-stability format lock
 
 help: ## Say what there is to make
 	@awk -F ':.*## ' '/^[a-z0-9-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -68,11 +68,18 @@ test-kubernetes: setup-development ## The tests on a real Kubernetes of our own,
 
 test-kubernetes-long: setup-development ## What takes too long for those: several brokers, the product in pods (half an hour)
 	$(if $(FLOWPLANE_TEST_KUBECONFIG),,$(TESTBED) around --product -- )$(EMBEDDED) bench -- \
-		$(BIN)/python -m pytest -m "kubernetes and chaos" --ignore tests/provisioning/backends/faults $(ARGS)
+		$(BIN)/python -m pytest -m "kubernetes and chaos" --ignore tests/provisioning/backends/faults \
+		--ignore tests/provisioning/backends/test_kubernetes_kills.py $(ARGS)
 
-chaos-k8s: setup-development ## Faults of regions, on a Kubernetes of our own without real pods, as root (20 minutes)
+chaos-k8s: chaos-k8s-simulated chaos-k8s-engines ## Faults of regions, deaths at every step, on a Kubernetes of our own (root; an hour)
+
+chaos-k8s-simulated: setup-development ## The faults alone, without real pods (20 minutes)
 	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
+
+chaos-k8s-engines: setup-development ## The deaths in what only real engines do (40 minutes)
+	$(TESTBED) around --tier node -- $(EMBEDDED) bench -- \
+		$(BIN)/python -m pytest tests/provisioning/backends/test_kubernetes_kills.py $(ARGS)
 
 testbed-up: setup-development ## That Kubernetes alone (TIER=control, simulated, node or all)
 	@exec $(TESTBED) up $(TIER)

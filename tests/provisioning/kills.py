@@ -12,7 +12,6 @@ from contextlib import contextmanager
 from dataclasses import fields
 from datetime import timedelta
 from enum import StrEnum
-from functools import partial
 from typing import Any, Protocol
 from unittest.mock import patch
 from uuid import UUID
@@ -27,6 +26,9 @@ from provisioning.services import TurnOutcome
 from provisioning.states import OPEN_STATES
 from tests.provisioning.dying import is_killed_in
 from tests.provisioning.shared_region import SharedRegion
+
+# What a turn is for; None when nothing is left to do.
+Step = planner.Action | None
 
 
 class Point(StrEnum):
@@ -149,21 +151,16 @@ def turn_or_die(cluster_id: UUID, point: Point, action: type = object) -> bool:
     return _is_killed(cluster_id, lambda one: point if isinstance(one, action) else None)
 
 
-def turn_among_deaths(cluster_id: UUID, points: Mapping[type, Point]) -> type | None:
-    """Take the next turn in a process that is killed where its kind of action has a point; that kind, if it was."""
-    kinds = {kind.__name__: kind for kind in points}
+def turn_among_deaths(cluster_id: UUID, points: Mapping[Step, Point]) -> list[Step]:
+    """Take the next turn in a process that is killed where its action has a point; that action, if it was."""
     reader, writer = os.pipe()
     try:
-        tell = partial(_write_name, writer)
-        _is_killed(cluster_id, lambda one: points.get(type(one)), tell)
+        _is_killed(cluster_id, points.get, lambda action: os.write(writer, repr(action).encode()))
         os.close(writer)
-        return kinds.get(os.read(reader, 100).decode())
+        told = os.read(reader, 1000).decode()
+        return [action for action in points if repr(action) == told]
     finally:
         os.close(reader)
-
-
-def _write_name(writer: int, action: object) -> None:
-    os.write(writer, type(action).__name__.encode())
 
 
 def _is_killed(

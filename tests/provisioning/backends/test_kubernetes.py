@@ -320,6 +320,28 @@ def test_whoever_overslept_comes_too_late_even_between_two_requests(
     assert annotations["flowplane.dev/digest"] == replace(cluster, license_key="newer").digest
 
 
+# --- static stability -------------------------------------------------------------------------------------------------
+
+
+def test_a_broker_comes_back_and_a_held_token_goes_on_with_nothing_of_ours_at_work(
+    kubernetes_stage: KubernetesStage, cluster: DesiredCluster
+) -> None:
+    """Guarantee: the region itself starts it again, and it has the signing keys from its region's own copy."""
+    stage, place = kubernetes_stage, namespace(kubernetes_stage, cluster)
+    sight = await_sight(stage.backend, cluster, is_well(cluster))
+    token = stage.issuer.token(cluster.audience)
+    with client(stage, sight) as engine:
+        await_answer(engine, token)
+        before, requests = pod_uids(place), stage.backend.requests
+        place.kubectl("delete", "pod/broker-0", "--wait=true")
+        assert eventually(lambda: engine.ask(token) == "OK", seconds=PATIENCE_SECONDS)
+        bad = {name: engine.ask(one) for name, one in stage.issuer.bad_tokens(cluster.audience).items()}
+
+    assert pod_uids(place) != before
+    assert set(bad.values()) == {"UNAUTHENTICATED"}
+    assert stage.backend.requests == requests
+
+
 # --- gateways of their own --------------------------------------------------------------------------------------------
 
 

@@ -16,24 +16,9 @@ from tenants.models import AuditEvent
 from tests.kubernetes import Namespace, eventually
 from tests.provisioning.backends.faults.customers import PAUSE_SECONDS, Customer, Customers, desired_of, turns
 from tests.provisioning.backends.faults.stage import Ground
-from tests.provisioning.kills import Point, is_busy, is_over, turn_among_deaths
+from tests.provisioning.kills import Point, Step, is_busy, is_over, turn_among_deaths
 
 Wish = Callable[[Customer], Operation]
-# What a turn may be for: what it asks of the region, or only records.
-CALLS = (
-    planner.PrepareRelease,
-    planner.TakeBackup,
-    planner.StopEngine,
-    planner.RestoreData,
-    planner.StartEngine,
-    planner.Rescale,
-    planner.RetireBrokers,
-    planner.Rebalance,
-    planner.LetGo,
-    planner.RemoveCluster,
-    planner.CloseCluster,
-)
-RECORDS = (planner.Wait, type(None))
 
 
 @dataclass(frozen=True)
@@ -84,25 +69,26 @@ def _pods_of(place: Namespace) -> Iterator[tuple[str, str, str]]:
         yield pod["metadata"]["name"], container["image"], str(container["resources"]["limits"]["memory"])
 
 
-def undisturbed(customers: Customers, wish: Wish) -> tuple[list[type], End]:
-    """What the turns are for that a wish leads to when nothing happens, each kind once and in order, and its end."""
+def undisturbed(customers: Customers, wish: Wish) -> tuple[list[Step], End]:
+    """What the turns are for that a wish leads to when nothing happens, each once and in order, and its end."""
     customer = customers.new()
     cluster = wish(customer).cluster
-    kinds: dict[type, None] = {}
+    steps: dict[Step, None] = {}
     for outcome in turns(cluster, customer.patience_seconds):
-        kinds[type(outcome.action)] = None
+        steps[outcome.action] = None
         if is_over(outcome, cluster):
             break
-    return [kind for kind in kinds if kind in (*CALLS, *RECORDS)], end_of(customers.region, customer, cluster)
+    return list(steps), end_of(customers.region, customer, cluster)
 
 
-def points_of(kind: type) -> list[Point]:
+def points_of(step: Step) -> list[Point]:
     """Where a worker may die in a turn for this; one that asks nothing of the region, only around its record."""
-    return list(Point) if kind in CALLS else [Point.BEFORE_RECORD, Point.AFTER_RECORD]
+    asks_nothing = step is None or isinstance(step, planner.Wait)
+    return [Point.BEFORE_RECORD, Point.AFTER_RECORD] if asks_nothing else list(Point)
 
 
-def among_deaths(customers: Customers, wish: Wish, points: Mapping[type, Point]) -> tuple[set[type], End]:
-    """Fulfil a wish while the first turn of each kind is a worker's last, at its point; which were met, and the end.
+def among_deaths(customers: Customers, wish: Wish, points: Mapping[Step, Point]) -> tuple[set[Step], End]:
+    """Fulfil a wish while the first turn for each of these is a worker's last; which were met, and the end.
 
     Each death is taken for the first in a row: that three of them park a cluster is shown elsewhere.
     """
@@ -113,10 +99,16 @@ def among_deaths(customers: Customers, wish: Wish, points: Mapping[type, Point])
     deadline = time.monotonic() + customer.patience_seconds
     while left and is_busy(cluster):
         assert time.monotonic() < deadline, f"no turn was for {left}"
-        if died := turn_among_deaths(cluster.pk, left):
-            del left[died]
+        died = turn_among_deaths(cluster.pk, left)
+        for step in died:
+            del left[step]
             Cluster.objects.filter(pk=cluster.pk).update(deaths=0)
-        else:
+        if not died:
             waited.wait(PAUSE_SECONDS)
     customer.run(cluster)
     return points.keys() - left.keys(), end_of(customers.region, customer, cluster)
+
+
+def is_by_chance(step: Step) -> bool:
+    """Whether a region may be so quick, or so slow, that no turn is for this: nothing was waited for, or once more."""
+    return isinstance(step, planner.Wait)

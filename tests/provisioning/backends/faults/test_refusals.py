@@ -222,16 +222,25 @@ def without_volume(customers: Customers) -> None:
     _values(customers, storage={"className": "nobodys"})
 
 
+def without_room_for_gateways(customers: Customers) -> None:
+    """The brokers find room, and whoever is to answer their clients does not."""
+    _values(customers, gateway={"mode": "standalone", "memoryMiB": 900_000})
+
+
 def _values(customers: Customers, **values: object) -> None:
     settings = customers.region.direct
     serve_with(SLUG, replace(settings, values={**settings.values, **values}))
 
 
-NO_ROOM = [(without_room, "finds no node with room"), (without_volume, "waits for its volume")]
+NO_ROOM = [
+    (without_room, "finds no node with room"),
+    (without_volume, "waits for its volume"),
+    (without_room_for_gateways, "A gateway finds no node with room"),
+]
 
 
 @pytest.mark.chaos
-@pytest.mark.parametrize(("take_away", "words"), NO_ROOM, ids=["node", "volume"])
+@pytest.mark.parametrize(("take_away", "words"), NO_ROOM, ids=["node", "volume", "gateways"])
 def test_a_cluster_that_finds_no_room_is_told_why_and_can_be_called_off(
     customers: Customers, take_away: Callable[[Customers], None], words: str
 ) -> None:
