@@ -17,7 +17,7 @@ from pytest_django.plugin import DjangoDbBlocker
 
 from provisioning import planner, services
 from provisioning.models import Cluster, Operation, Release
-from provisioning.services import trials
+from provisioning.services import turns as recording
 from provisioning.states import OperationState
 from tests.kubernetes import Kubernetes
 from tests.provisioning.backends.faults.customers import SLUG, Customer, Customers, turns
@@ -110,7 +110,7 @@ def customers(region: Ground, django_db_setup: None, django_db_blocker: DjangoDb
 @pytest.fixture
 def broken_release(customers: Customers, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """The next release never comes up."""
-    monkeypatch.setattr(trials, "TRIAL", BROKEN_TRIAL)
+    monkeypatch.setattr(recording, "TRIAL", BROKEN_TRIAL)
     row = Release.objects.get(pk="8.6.0")
     Release.objects.filter(pk=row.pk).update(main_class="no.such.Main")
     yield
