@@ -159,10 +159,13 @@ def _sight_fields(subject: read.TurnSubject, outcome: TurnOutcome) -> dict[str, 
         fields["observed_generation"] = row.spec_generation
     if observed is not None and observed.endpoint is not None:
         fields |= {"endpoint_grpc": observed.endpoint.grpc, "endpoint_rest": observed.endpoint.rest}
-    if isinstance(outcome.action, planner.StartEngine) and outcome.action.nodes and outcome.executed:
+    is_start = isinstance(outcome.action, planner.StartEngine) and bool(outcome.action.nodes) and outcome.executed
+    if is_start:
         fields |= _started(subject)
     elif _counts_anew(subject, outcome):
         fields |= {"start_attempts": 0, "start_after": None}
+    if row.is_on_trial and row.trial_ends_at is None and (is_start or _runs_as_wished(subject, observed)):
+        fields["trial_ends_at"] = subject.now + TRIAL
     if outcome.error_code == Fenced.code:
         # We hold the row, and the region has seen turns that this database knows nothing of.
         fields["hold"] = Hold.SET_BACK.value
@@ -187,13 +190,19 @@ def _counts_anew(subject: read.TurnSubject, outcome: TurnOutcome) -> bool:
 
 def _started(subject: read.TurnSubject) -> dict[str, Any]:
     attempts = subject.row.start_attempts + 1
-    fields: dict[str, Any] = {
-        "start_attempts": attempts,
-        "start_after": subject.now + timedelta(seconds=min(300, 2**attempts)),
-    }
-    if subject.row.is_on_trial and subject.row.trial_ends_at is None:
-        fields["trial_ends_at"] = subject.now + TRIAL
-    return fields
+    return {"start_attempts": attempts, "start_after": subject.now + timedelta(seconds=min(300, 2**attempts))}
+
+
+def _runs_as_wished(subject: read.TurnSubject, observed: ObservedCluster | None) -> bool:
+    """Whether a broker runs on what is on trial, whoever started it.
+
+    The turn that started it may have died before its record, and where the region brings a stopped broker back by
+    itself no turn starts it. Before the backup of an upgrade what is wished is what was before.
+    """
+    if observed is None or subject.is_half_way:
+        return False
+    wished = subject.desired.digest
+    return any(one.running and one.digest == wished and one.has_wished_data for one in observed.brokers)
 
 
 def _write_progress(operation_id: UUID, subject: read.TurnSubject, outcome: TurnOutcome) -> Operation | None:

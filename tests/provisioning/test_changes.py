@@ -13,7 +13,7 @@ from django.conf import settings
 from django.db.models.functions import Now
 from django.utils import timezone
 
-from common.errors import ControlPlaneError, NotFound
+from common.errors import ControlPlaneError, NotFound, Temporary
 from provisioning import reconciler, selectors, services
 from provisioning.errors import JavaMissing, NoCapacity, RegionUnreachable
 from provisioning.models import Backup, Channel, Cluster, Leftover, Operation, Region, Release
@@ -245,6 +245,30 @@ def test_a_backup_that_fails_ends_the_upgrade_before_it_began(
     assert region.verbs() == ["back_up"]
     assert selectors.cluster(alice.actor, healthy.pk).phase is Phase.HEALTHY
     assert Leftover.objects.filter(cluster_id=healthy.pk, kind="backup").count() == 1
+
+
+def test_an_upgrade_goes_back_in_time_also_when_nobody_recorded_its_start(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    """As when its worker died just then, and the region keeps the engine's process up without its ever being well."""
+    operation = services.upgrade_cluster(actor=alice.actor, cluster_id=healthy.pk, release="8.6.0", without_backup=True)
+    region.after["start"] = [Temporary("The answer was lost.")]
+    while region.after["start"]:
+        region.slow = not region.clusters[healthy.pk].brokers[0].running
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+    assert fresh(healthy).trial_ends_at is None
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    assert fresh(healthy).trial_ends_at is not None
+    Cluster.objects.filter(pk=healthy.pk).update(trial_ends_at=Now() - timedelta(seconds=1))
+    make_due(healthy)
+    reconciler.turn(healthy.pk)
+    region.slow = False
+    turn_until_rest(healthy)
+    operation.refresh_from_db()
+    assert operation.error_code == "upgrade_failed"
+    assert region.clusters[healthy.pk].brokers[0].release == "8.5.8"
 
 
 def test_an_upgrade_that_is_not_well_in_time_goes_back(alice: Person, healthy: Cluster, region: PretendRegion) -> None:
