@@ -669,7 +669,7 @@ def _operation_view(
             step_seconds=running_seconds,
             pace=pace,
             error_code=row.error_code,
-            attempts=current.attempts if current and current.kind is not StepKind.ROLL_BROKERS else 0,
+            attempts=current.attempts if current and current.kind not in verdicts.ASKED_AGAIN else 0,
             can_free_capacity=found.can_free_capacity,
         ),
         percent=100

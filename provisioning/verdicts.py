@@ -48,6 +48,9 @@ PRIORS: dict[StepKind, Pace] = {
 # Fewer finished steps than this say less than the priors do.
 MIN_HISTORY = 5
 
+# What goes bit by bit is asked for at every look until nothing of it is left: how often says nothing.
+ASKED_AGAIN = frozenset({StepKind.ROLL_BROKERS, StepKind.RETIRE_BROKERS, StepKind.LET_GO, StepKind.REMOVE})
+
 # Past this multiple of its 95th percentile a step is not slow any more but stuck.
 STUCK_FACTOR = 4.0
 

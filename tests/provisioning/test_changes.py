@@ -27,6 +27,7 @@ from provisioning.states import (
     StepKind,
     StepState,
 )
+from provisioning.verdicts import Verdict
 from tenants.paging import Page
 from tests.factories import Person
 from tests.provisioning.conftest import ask
@@ -95,6 +96,33 @@ def test_a_broker_less_is_let_go_first_and_then_removed(alice: Person, three: Cl
     turn_until_rest(three)
     assert region.verbs() == ["rescale", "retire"]
     assert sorted(region.clusters[three.pk].brokers) == [0, 1, 2]
+
+
+@pytest.mark.parametrize(
+    ("verb", "change", "wish"),
+    [
+        ("delete", services.request_deletion, {"purge": True}),
+        ("retire", services.resize_cluster, {"plan_type": "resilient"}),
+        ("let_go", services.upgrade_cluster, {"release": "8.6.0", "without_backup": True}),
+    ],
+)
+def test_what_goes_bit_by_bit_is_not_stuck_for_being_asked_for_again(
+    alice: Person,
+    region: PretendRegion,
+    monkeypatch: pytest.MonkeyPatch,
+    verb: str,
+    change: Callable[..., Operation],
+    wish: dict[str, Any],
+) -> None:
+    cluster = made(
+        alice, ask(plan_type="resilient-4" if verb == "retire" else "small", channel="next", release="8.5.8")
+    )
+    monkeypatch.setattr(region, verb, lambda *_, **__: False)
+    change(actor=alice.actor, cluster_id=cluster.pk, **wish)
+    turn_until_rest(cluster)
+    operation = latest(cluster, alice)
+    assert next(step for step in operation.steps if step.state is StepState.RUNNING).attempts > 3
+    assert operation.verdict is Verdict.PROGRESSING
 
 
 def test_other_partitions_are_refused_with_a_sentence(alice: Person, three: Cluster, healthy: Cluster) -> None:
