@@ -1,0 +1,167 @@
+"""A database that knows less than its region: rows lost, a namespace gone; against a real API server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from datetime import UTC, datetime
+
+import pytest
+from django.db.models.functions import Now
+
+from provisioning import selectors as read
+from provisioning import services, sweeper
+from provisioning.models import Cluster, Leftover, Operation
+from provisioning.services import leftovers
+from provisioning.states import Hold, LeftoverState, OperationState
+from tenants.actor import Actor, PrincipalKind
+from tenants.models import Audience, AuditEvent
+from tests.kubernetes import eventually
+from tests.provisioning.backends.faults.customers import Customers, desired_of, turns
+from tests.provisioning.backends.faults.proxy import Asked
+from tests.provisioning.backends.faults.stage import Region
+from tests.provisioning.kills import take_turn
+
+# The bench's own region is asked by the clock as well, and remembers another database's beats.
+pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("nothing_else")]
+OPERATOR = Actor(kind=PrincipalKind.OPERATOR, principal_id="op", label="operator@example.com")
+
+
+def lose_row(cluster: Cluster) -> None:
+    """The row is gone, as from a database that was restored from an older copy."""
+    Operation.objects.filter(cluster=cluster).delete()
+    Cluster.objects.filter(pk=cluster.pk).delete()
+    Audience.objects.filter(pk=cluster.pk).delete()
+
+
+def found(cluster: Cluster) -> Leftover:
+    """The ledger's entry of it, after the clock has looked."""
+    sweeper.take_inventories()
+    return Leftover.objects.get(cluster_id=cluster.pk)
+
+
+def objects_of(region: Region, cluster: Cluster) -> dict[str, str]:
+    """Everything that there is of a cluster, its namespace included: another object of the same name is another one."""
+    desired = desired_of(cluster.pk)
+    return {"Namespace": region.uid(desired), **region.uids(desired)}
+
+
+def writes(region: Region, since: int, about: str) -> list[str]:
+    """What was written since then where the address has these words."""
+
+    def is_one(asked: Asked) -> bool:
+        return asked.is_write and about in asked.path
+
+    return [f"{asked.method} {asked.path}" for asked in region.proxy.asked[since:] if is_one(asked)]
+
+
+def is_away(region: Region, cluster: Cluster) -> Callable[[], bool]:
+    return lambda: not region.cluster.get("namespaces", "-l", f"flowplane.dev/cluster={cluster.pk}")["items"]
+
+
+# --- A row that is lost ----------------------------------------------------------------------------------------------
+
+
+def test_a_cluster_whose_row_was_lost_is_found_and_adopted_as_it_stands(region: Region, customers: Customers) -> None:
+    """Guarantee: what nobody wishes is told with its age and touched by nobody; adopted, it is the same objects."""
+    customer = customers.new()
+    cluster = customer.healthy()
+    region.settle(desired_of(cluster.pk))
+    before, mark = objects_of(region, cluster), len(region.proxy.asked)
+    namespace = region.cluster.get("namespace", f"fp-{cluster.pk}")["metadata"]
+    lose_row(cluster)
+
+    entry = found(cluster)
+    assert entry.state == LeftoverState.FOUND
+    assert entry.since == datetime.strptime(namespace["creationTimestamp"], "%Y-%m-%dT%H:%M:%SZ").replace(tzinfo=UTC)
+    assert {f"The namespace fp-{cluster.pk}.", f"The pod broker-0 of fp-{cluster.pk}."} <= set(entry.found)
+    foreseen, why_not = leftovers.adoption_of(entry)
+    assert foreseen is not None, why_not
+    assert (foreseen.name, foreseen.organization) == (cluster.name, customer.person.organization)
+    assert not Cluster.objects.filter(pk=cluster.pk).exists(), "looking adopts nothing"
+
+    adopted = leftovers.adopt(actor=OPERATOR, leftover_id=entry.pk)
+    assert adopted.hold == Hold.SET_BACK
+    customer.run(adopted)
+    region.settle(desired_of(cluster.pk))
+    assert objects_of(region, adopted) == before
+    assert writes(region, mark, f"fp-{cluster.pk}") == []
+    entry.refresh_from_db()
+    assert (entry.state, adopted.hold) == (LeftoverState.ADOPTED, "")
+
+    # It is its owner's again, and its region takes these turns for the newest.
+    stop = customer.ask(services.suspend_cluster, adopted)
+    customer.run(adopted)
+    assert customer.look(stop).state == OperationState.SUCCEEDED
+
+
+def test_a_cluster_whose_row_was_lost_is_removed_when_an_operator_says_so(region: Region, customers: Customers) -> None:
+    """Guarantee: what would go is shown before, nothing goes unasked, nothing is left, and the ledger says so."""
+    customer = customers.new()
+    cluster, other = customer.healthy(), customers.new().healthy()
+    before, of_other = objects_of(region, cluster), objects_of(region, other)
+    desired, mark = desired_of(cluster.pk), len(region.proxy.asked)
+    lose_row(cluster)
+
+    entry = found(cluster)
+    sweeper.tidy_stores()
+    shown = {f"The namespace fp-{cluster.pk}.", f"The pod broker-0 of fp-{cluster.pk}."}
+    assert shown <= set(entry.found)
+    assert writes(region, mark, f"fp-{cluster.pk}") == []
+    assert {"Namespace": region.uid(desired), **region.uids(desired)} == before
+
+    leftovers.remove(actor=OPERATOR, leftover_id=entry.pk)
+
+    def is_gone() -> bool:
+        Leftover.objects.filter(pk=entry.pk, ended_at=None).update(due_at=Now())
+        sweeper.tidy_stores()
+        entry.refresh_from_db()
+        return entry.state == LeftoverState.GONE
+
+    assert eventually(is_gone, seconds=60), entry.error_message
+    assert is_away(region, cluster)()
+    assert (entry.ended_at is not None, entry.due_at, entry.error_message) == (True, None, "")
+    assert AuditEvent.objects.filter(
+        action="operator.leftover.removal_requested", target_id=str(entry.pk), actor_label=OPERATOR.label
+    ).exists()
+    sweeper.take_inventories()
+    assert Leftover.objects.filter(cluster_id=cluster.pk).count() == 1, "nothing was found that the removal left"
+    assert objects_of(region, other) == of_other
+
+
+# --- A namespace that is gone ----------------------------------------------------------------------------------------
+
+
+def test_a_namespace_that_somebody_removed_is_told_and_nothing_empty_takes_its_place(
+    region: Region, customers: Customers
+) -> None:
+    """Guarantee: from the first moment of its removal on nothing is made for it; who asks is told that all is gone."""
+    customer = customers.new()
+    cluster = customer.healthy()
+    region.settle(desired_of(cluster.pk))
+    region.cluster.kubectl("delete", "namespace", f"fp-{cluster.pk}", "--wait=false")
+    for outcome in turns(cluster):
+        if outcome.error_code == "data_gone" and is_away(region, cluster)():
+            break
+    mark = len(region.proxy.asked)
+    for _ in range(3):
+        assert take_turn(cluster.pk).error_code == "data_gone"
+    sweeper.take_inventories()
+
+    assert writes(region, mark, "fp-") == []
+    assert is_away(region, cluster)()
+    assert not Leftover.objects.filter(cluster_id=cluster.pk).exists()
+    told = read.cluster(customer.person.actor, cluster.pk)
+    assert "All of this cluster is gone from its region" in str(told.conditions)
+
+    customer.ask(services.suspend_cluster, cluster)
+    customer.run(cluster)
+    again = customer.ask(services.resume_cluster, cluster)
+    assert take_turn(cluster.pk).is_permanent
+    shown = customer.look(again)
+    assert (shown.state, shown.error_code) == (OperationState.FAILED, "data_gone")
+    assert "No empty engine is started in its place" in shown.error_message
+    assert is_away(region, cluster)()
+
+    gone = customer.ask(services.request_deletion, cluster, purge=True)
+    customer.run(cluster)
+    assert customer.look(gone).state == OperationState.SUCCEEDED
