@@ -1,22 +1,24 @@
-"""A database that knows less than its region: rows lost, a namespace gone; against a real API server."""
+"""A database that knows less than its region: rows lost, a namespace gone, an older copy; against a real API server."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from django.db.models.functions import Now
 
 from provisioning import selectors as read
 from provisioning import services, sweeper
-from provisioning.models import Cluster, Leftover, Operation
-from provisioning.services import leftovers
+from provisioning.models import Cluster, Installation, Leftover, Operation, OperationStep
+from provisioning.services import installation, leftovers
 from provisioning.states import Hold, LeftoverState, OperationState
 from tenants.actor import Actor, PrincipalKind
-from tenants.models import Audience, AuditEvent
+from tenants.models import Audience, AuditEvent, Organization
 from tests.kubernetes import eventually
-from tests.provisioning.backends.faults.customers import Customers, desired_of, turns
+from tests.provisioning.backends.faults.customers import SLUG, Customer, Customers, desired_of, turns
 from tests.provisioning.backends.faults.proxy import Asked
 from tests.provisioning.backends.faults.stage import Region
 from tests.provisioning.kills import take_turn
@@ -24,6 +26,34 @@ from tests.provisioning.kills import take_turn
 # The bench's own region is asked by the clock as well, and remembers another database's beats.
 pytestmark = [pytest.mark.kubernetes, pytest.mark.usefixtures("nothing_else")]
 OPERATOR = Actor(kind=PrincipalKind.OPERATOR, principal_id="op", label="operator@example.com")
+
+
+@dataclass(frozen=True)
+class Copy:
+    """What the database knew of some organizations' clusters at one moment."""
+
+    organizations: Sequence[Organization]
+    rows: Mapping[Any, Sequence[Any]]
+    beat: int
+
+    @classmethod
+    def of(cls, *customers: Customer) -> Copy:
+        owners = [one.person.organization for one in customers]
+        kinds: tuple[Any, ...] = (Cluster, Operation, OperationStep)
+        rows = {kind: list(kind.objects.filter(organization__in=owners)) for kind in kinds}
+        return cls(owners, rows, Installation.objects.get(pk=1).beat)
+
+    def bring_back(self) -> None:
+        """Have the database know that again, and nothing that came after."""
+        for kind in reversed(list(self.rows)):
+            known = [row.pk for row in self.rows[kind]]
+            kind.objects.filter(organization__in=self.organizations).exclude(pk__in=known).delete()
+        clusters = [row.pk for row in self.rows[Cluster]]
+        Audience.objects.filter(organization__in=self.organizations).exclude(pk__in=clusters).delete()
+        for rows in self.rows.values():
+            for row in rows:
+                row.save()
+        Installation.objects.filter(pk=1).update(beat=self.beat)
 
 
 def lose_row(cluster: Cluster) -> None:
@@ -165,3 +195,88 @@ def test_a_namespace_that_somebody_removed_is_told_and_nothing_empty_takes_its_p
     gone = customer.ask(services.request_deletion, cluster, purge=True)
     customer.run(cluster)
     assert customer.look(gone).state == OperationState.SUCCEEDED
+
+
+# --- A database set back ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def counted(region: Region, customers: Customers) -> Iterator[Customers]:
+    """Customers of a database that no region knows to be older; whatever a test makes of that is forgotten."""
+
+    def forget() -> None:
+        region.cluster.kubectl("-n", "flowplane-system", "delete", "configmap/register", "--ignore-not-found")
+        Installation.objects.update(set_back_at=None, report={})
+        Cluster.objects.filter(hold=Hold.SET_BACK).update(hold="", due_at=None)
+
+    forget()
+    yield customers
+    forget()
+
+
+def beat(region: Region) -> None:
+    """Count up, until the region remembers it: a busy one may answer too late."""
+
+    def is_remembered() -> bool:
+        sweeper.keep_registers()
+        own = Installation.objects.get(pk=1).beat
+        return int(region.judge.backend.read_register().get("beat", 0)) == own
+
+    assert eventually(is_remembered, seconds=60)
+
+
+def finds_out() -> bool:
+    sweeper.keep_registers()
+    return installation.is_set_back()
+
+
+def test_an_older_database_removes_nothing_and_holds_what_differs(region: Region, counted: Customers) -> None:
+    """Guarantee: in front of a region that has seen more, nothing changes before an operator has looked."""
+    owners = [counted.new() for _ in range(4)]
+    same, stopped, spared = (one.healthy() for one in owners[:3])
+    deletion = owners[2].ask(services.request_deletion, spared)
+    for outcome in turns(spared):
+        if outcome.action is None:
+            break
+    beat(region)
+    older = Copy.of(*owners)
+
+    owners[2].ask(services.restore_cluster, spared)
+    owners[1].ask(services.suspend_cluster, stopped)
+    younger = owners[3].healthy()
+    for owner, cluster in zip(owners, (same, stopped, spared, younger), strict=True):
+        owner.run(cluster)
+    beat(region)
+    there = (same, stopped, spared, younger)
+    wishes = [desired_of(cluster.pk) for cluster in there]
+    before = [(region.uid(wish), region.uids(wish)) for wish in wishes]
+    assert "Pod/broker-0" in before[2][1]
+    assert "Pod/broker-0" not in before[1][1]
+
+    older.bring_back()
+    # Its window has closed since; nobody knows any more that it was taken back.
+    Cluster.objects.filter(pk=spared.pk).update(delete_after=Now() - timedelta(seconds=1))
+    mark = len(region.proxy.asked)
+    assert eventually(finds_out, seconds=60)
+    for _ in range(3):
+        outcomes = [take_turn(cluster.pk).error_code for cluster in (same, stopped, spared)]
+        sweeper.tidy_stores()
+        sweeper.take_inventories()
+
+    assert outcomes == ["", "held_back", "held_back"]
+    assert [(region.uid(wish), region.uids(wish)) for wish in wishes] == before
+    assert writes(region, mark, "/fp-") == []
+    holds = dict(Cluster.objects.filter(region=SLUG, deleted_at=None).values_list("pk", "hold"))
+    assert [holds.get(cluster.pk) for cluster in there] == ["", Hold.SET_BACK, Hold.SET_BACK, None]
+    shown = owners[2].look(deletion)
+    assert (shown.state, shown.error_code, shown.can_force) == (OperationState.RUNNING, "held_back", False)
+    assert "restored from an older copy" in shown.waits_for
+    assert Leftover.objects.get(cluster_id=younger.pk).state == LeftoverState.FOUND
+
+    # It is the hold alone that keeps it.
+    installation.acknowledge(actor=OPERATOR)
+    spared.refresh_from_db()
+    installation.release_hold(actor=OPERATOR, cluster=spared)
+    owners[2].run(spared)
+    assert is_away(region, spared)()
+    assert owners[2].look(deletion).state == OperationState.SUCCEEDED
