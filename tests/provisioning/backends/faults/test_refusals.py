@@ -19,7 +19,7 @@ from provisioning.backends.kubernetes import api as api_module
 from provisioning.backends.kubernetes.backend import KubernetesBackend
 from provisioning.models import Cluster
 from provisioning.spec import DesiredCluster
-from provisioning.states import OperationState
+from provisioning.states import OperationState, StepKind
 from provisioning.verdicts import Verdict
 from tests.kubernetes import eventually
 from tests.provisioning.backends.contract import PATIENCE_SECONDS, await_sight
@@ -143,6 +143,45 @@ def test_a_foreign_finalizer_blocks_one_removal_and_is_left_where_it_is(region: 
     assert eventually(
         lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
     )
+
+
+def test_a_deletion_that_a_namespace_holds_up_says_by_what_and_ends_when_that_is_gone(
+    region: Region, customers: Customers
+) -> None:
+    """Guarantee: it stays under way and is told for what it is, first as one like any other and stuck in time."""
+    customer = customers.new()
+    cluster = customer.healthy()
+    wish = desired_of(cluster.pk)
+    there = {f"{name.replace('/', ' ')}" for name in region.names(wish) if not name.startswith("PersistentVolumeClaim")}
+    region.patch(wish, "service/gateway", {"metadata": {"finalizers": ["somebody.example/x"]}})
+    operation = customer.ask(services.request_deletion, cluster, purge=True)
+    try:
+        for _ in turns(cluster):
+            shown = customer.look(operation)
+            assert (shown.state, shown.error_code) == (OperationState.RUNNING, "")
+            if "somebody.example/x" in shown.waits_for:
+                break
+        assert "cannot be removed yet" in shown.waits_for
+        for _ in range(4):
+            take_turn(cluster.pk)
+        # Asked for again and again, as each removal is: that alone is no reason to be worried.
+        operation.steps.filter(kind=StepKind.REMOVE).update(started_at=Now())
+        assert customer.look(operation).verdict is Verdict.PROGRESSING
+        operation.steps.filter(kind=StepKind.REMOVE).update(started_at=Now() - timedelta(hours=1))
+        take_turn(cluster.pk)
+        shown = customer.look(operation)
+        assert (shown.state, shown.verdict) == (OperationState.RUNNING, Verdict.STUCK)
+        assert "somebody.example/x" in shown.waits_for
+        assert shown.receipt is not None
+        assert {f"Namespace fp-{cluster.pk}", *there} <= set(shown.receipt["removed"])
+    finally:
+        region.patch(wish, "service/gateway", {"metadata": {"finalizers": None}})
+    customer.run(cluster)
+
+    ended = customer.look(operation)
+    assert (ended.state, ended.is_confirmed, ended.verdict) == (OperationState.SUCCEEDED, True, None)
+    assert ended.receipt == shown.receipt
+    assert region.uid(wish) == ""
 
 
 BROKEN_API = {
