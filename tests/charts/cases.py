@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import difflib
 import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 import yaml
 
+from provisioning.backends.kubernetes.charts import Charts, Wish
+from provisioning.backends.kubernetes.settings import KubernetesSettings
+from provisioning.catalogue import CHANNELS, PLAN_TYPES, RELEASES, PlanTypeEntry
+from provisioning.spec import DesiredCluster, DesiredRelease, DesiredSize, Lifecycle
 from tests.charts.volumes import CHART, SCRIPTS
 
 GOLDEN = Path(__file__).with_name("golden")
+PLANS = GOLDEN / "plans"
 CLUSTER_ID = "0c0ffee0-0000-4000-8000-000000000001"
 NAMESPACE = f"fp-{CLUSTER_ID}"
 Object = dict[str, Any]
@@ -95,7 +102,9 @@ TRIO = trial(
 GATEWAYS = merged(TRIO, {"gateway": {"mode": "standalone"}, "scheduling": {"antiAffinity": "preferred"}})
 
 # Kept whole.
-WHOLE = {"trial": TRIAL, "three-brokers": TRIO, "standalone-gateway": GATEWAYS}
+WHOLE = {"three-brokers": TRIO}
+# Of these, only the lines that are not as without (the first of each pair) are kept.
+CLOSE: dict[str, tuple[Values, Values]] = {"standalone-gateway": (TRIO, GATEWAYS)}
 # Of these, only the objects that are not as without (the first of each pair) are kept.
 REST = trial(release={"version": "8.6.0", "servesRest": True})
 PARTS: dict[str, tuple[Values, Values]] = {
@@ -195,7 +204,7 @@ PARTS: dict[str, tuple[Values, Values]] = {
         ),
     ),
 }
-ALL: dict[str, Values] = WHOLE | {name: values for name, (_, values) in PARTS.items()}
+ALL: dict[str, Values] = {"trial": TRIAL} | WHOLE | {name: values for name, (_, values) in (CLOSE | PARTS).items()}
 
 
 def run_helm(helm: str, *arguments: str, values: Values | None = None) -> subprocess.CompletedProcess[str]:
@@ -221,22 +230,54 @@ def one(objects: list[Object], kind: str, name: str) -> Object:
     return found
 
 
+def of_plan(helm: str, entry: PlanTypeEntry) -> list[Object]:
+    """Return what the product itself makes of a new cluster of this size, in a region that adds nothing of its own."""
+    version = CHANNELS[0].default_release
+    (release,) = (one for one in RELEASES if one.version == version)
+    desired = DesiredCluster(
+        cluster_id=UUID(CLUSTER_ID),
+        spec_generation=1,
+        lifecycle=Lifecycle.RUNNING,
+        release=DesiredRelease(version, "", release.sha256, release.main_class, serves_rest=release.serves_rest),
+        size=DesiredSize(
+            entry.brokers,
+            entry.partitions,
+            entry.replication_factor,
+            entry.memory_mib,
+            entry.heap_mib,
+            entry.disk_mib,
+        ),
+        audience="",
+        host_name="",
+        gateway=entry.gateway,
+    )
+    region = KubernetesSettings("north", None, CHART, Path("ca.pem"), Path("ca.key"), helm=helm)
+    return [dict(found) for found in Charts(region).kinds(Wish(desired, entry.brokers))]
+
+
 def require_kept(texts: Iterable[tuple[Path, str]], writer: str) -> None:
-    """Fail where an output is not the kept one; `writer` is the module that writes them anew."""
+    """Fail where an output is not the kept one, or is kept and not made; `writer` is the module that writes them."""
     made = dict(texts)
-    assert {path.name: path.read_text() if path.exists() else "" for path in made} == {
-        path.name: text for path, text in made.items()
-    }, f"`python -m {writer}` writes them anew; look at what it changes"
+    kept = {path: path.read_text() for folder in {path.parent for path in made} for path in folder.glob("*.*")}
+    assert {str(path): text for path, text in kept.items()} == {str(path): text for path, text in made.items()}, (
+        f"`python -m {writer}` writes them anew; look at what it changes"
+    )
 
 
 def golden_texts(helm: str) -> Iterator[tuple[Path, str]]:
     """Yield each kept output: its file and what belongs into it."""
     for name, values in WHOLE.items():
         yield GOLDEN / f"{name}.yaml", to_text(render(helm, values))
+    for name, (without, values) in CLOSE.items():
+        yield GOLDEN / f"{name}.diff", to_difference(render(helm, without), render(helm, values))
     for name, (without, values) in PARTS.items():
         plain = render(helm, without)
         changed = [found for found in render(helm, values) if found not in plain]
         yield GOLDEN / f"{name}.yaml", to_text(changed)
+    first, *others = PLAN_TYPES
+    for entry in others:
+        yield PLANS / f"{entry.slug}.diff", to_difference(of_plan(helm, first), of_plan(helm, entry))
+    yield PLANS / f"{first.slug}.yaml", to_text(of_plan(helm, first))
 
 
 def to_text(objects: list[Object]) -> str:
@@ -249,17 +290,43 @@ def to_text(objects: list[Object]) -> str:
     return yaml.safe_dump_all(objects, sort_keys=False, width=120, allow_unicode=True)
 
 
-def keep(folder: Path, texts: Callable[[str], Iterable[tuple[Path, str]]]) -> int:
-    """Write all kept outputs anew; return the exit status."""
+def to_difference(without: Sequence[Object], objects: Sequence[Object]) -> str:
+    """Return what is gone (-) and what has come (+): a line for each value, which says where it stands."""
+    lines = difflib.unified_diff(_lines(without), _lines(objects), n=0, lineterm="")
+    return "".join(f"{line}\n" for line in list(lines)[2:] if not line.startswith("@@"))
+
+
+def _lines(objects: Sequence[Object]) -> list[str]:
+    return [line for found in objects for line in _below(found, f"{found['kind']}/{found['metadata']['name']} ")]
+
+
+def _below(part: Any, path: str) -> Iterator[str]:
+    if isinstance(part, dict) and part:
+        for name, value in part.items():
+            yield from _below(value, f"{path}.{name}")
+    elif isinstance(part, list) and part:
+        for index, value in enumerate(part):
+            name = value.get("name", index) if isinstance(value, dict) else index
+            yield from _below(value, f"{path}[{name}]")
+    else:
+        yield f"{path}: {json.dumps(part, ensure_ascii=False)}"
+
+
+def keep(texts: Callable[[str], Iterable[tuple[Path, str]]]) -> int:
+    """Write all kept outputs anew, and remove what is none any more; return the exit status."""
     helm = shutil.which("helm")
     if helm is None:
         print("There is no helm on PATH. `python -m testbed build` makes one.", file=sys.stderr)
         return 1
-    folder.mkdir(exist_ok=True)
-    for path, text in texts(helm):
+    made = dict(texts(helm))
+    for folder in {path.parent for path in made}:
+        folder.mkdir(exist_ok=True)
+        for path in folder.glob("*.*"):
+            path.unlink()
+    for path, text in made.items():
         path.write_text(text)
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(keep(GOLDEN, golden_texts))
+    sys.exit(keep(golden_texts))

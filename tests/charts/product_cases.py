@@ -101,4 +101,4 @@ def golden_texts(helm: str) -> Iterator[tuple[Path, str]]:
 
 
 if __name__ == "__main__":
-    sys.exit(keep(GOLDEN, golden_texts))
+    sys.exit(keep(golden_texts))
