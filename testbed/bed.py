@@ -52,6 +52,8 @@ KERNEL_SETTINGS = {
 }
 # Folders that programs inside write to by habit: each gets an empty one that vanishes with the namespace.
 PRIVATE_FOLDERS = ("/run", "/var/log")
+# Where a node writes whatever it is told, and which the machine need not have: libcni's notes, the kubelet's sockets.
+PRIVATE_PARTS = {"/var/lib": ("cni", "kubelet")}
 NODE_ADDRESS = "172.31.250.1"
 BRIDGE = "testbed0"
 # Every control plane has a sixteenth of it.
@@ -232,6 +234,8 @@ def _furnish(bed: Bed) -> None:
     _mount("-t", "proc", "proc", "/proc")
     for folder in PRIVATE_FOLDERS:
         _mount("-t", "tmpfs", "-o", "mode=755", "tmpfs", folder)
+    for folder, names in PRIVATE_PARTS.items():
+        _give_parts(Path(folder), names)
     resolver = Path("/etc/resolv.conf").resolve()
     if not resolver.exists():  # a link into /run, which we have just covered
         resolver.parent.mkdir(parents=True, exist_ok=True)
@@ -254,6 +258,26 @@ def _furnish(bed: Bed) -> None:
         ("route", "add", SERVICE_NETWORKS, "dev", BRIDGE),
     ):
         run(["ip", *arguments], purpose="Making the testbed's network", cwd=CHECKOUT)
+
+
+def _give_parts(folder: Path, names: Sequence[str]) -> None:
+    """Show a folder as it is, but for parts of our own. None is made where the folder is: that one is the machine's."""
+    shown = Path("/run/flowplane-testbed", folder.name)
+    for name in names:
+        (shown / name).mkdir(parents=True)
+    for entry in folder.iterdir():
+        seen = shown / entry.name
+        if entry.name in names:
+            continue
+        if entry.is_symlink():
+            seen.symlink_to(entry.readlink())
+            continue
+        if entry.is_dir():
+            seen.mkdir()
+        else:
+            seen.touch()
+        _mount("--rbind", str(entry), str(seen))
+    _mount("--rbind", str(shown), str(folder))
 
 
 def _mount(*arguments: str) -> None:

@@ -69,6 +69,8 @@ disabled_plugins = {unused}
 [plugins.'io.containerd.cri.v1.runtime'.cni]
   bin_dirs = ["{plugins}"]
   conf_dir = "{network}"
+[plugins.'io.containerd.internal.v1.opt']
+  path = "{folder}/opt"
 [plugins.'io.containerd.nri.v1.nri']
   disable = true
 """

@@ -8,51 +8,70 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 
-from embedded.processes import processes
-from testbed.bed import CONTROL_GROUPS, KERNEL_SETTINGS, Bed
+from testbed.bed import Bed
+from tests.kubernetes import eventually
+from tests.testbed.machines import groups, machine
 
 pytestmark = [pytest.mark.kubernetes]
-LEFT_IN = ("/run", "/var/log", "/etc/cni", "/var/lib/kubelet")
+
+
+def command(home: Path, *arguments: str) -> list[str]:
+    return [sys.executable, "-m", "testbed", "--home", str(home), *arguments]
 
 
 def on_testbed(home: Path, *arguments: str) -> str:
     """Run `python -m testbed` to its end and return what it said."""
-    argv = [sys.executable, "-m", "testbed", "--home", str(home), *arguments]
-    return subprocess.run(argv, check=True, capture_output=True, text=True).stdout
+    return subprocess.run(command(home, *arguments), check=True, capture_output=True, text=True).stdout
 
 
-def traces(home: Path) -> dict[str, object]:
-    """What a testbed with this home might leave behind. Pods of other tests come and go meanwhile."""
-    mine, group = str(home), Bed(home).control_group
-    links = json.loads(subprocess.run(["ip", "-json", "link"], capture_output=True, check=True).stdout)
-    return {
-        "mounts": [line for line in Path("/proc/mounts").read_text().splitlines() if mine in line],
-        "processes": [one.command for one in processes() if any(mine in word for word in one.command)],
-        "files": {folder: sorted(path.name for path in Path(folder).glob("*")) for folder in LEFT_IN},
-        # Other testbeds of this machine have theirs beside it.
-        "groups": [str(path) for path in (*CONTROL_GROUPS.glob(group), *CONTROL_GROUPS.glob(f"*/{group}"))],
-        "settings": {name: Path("/proc/sys", name).read_text() for name in KERNEL_SETTINGS},
-        "interfaces": [link["ifname"] for link in links if not link["ifname"].startswith("veth")],
-    }
+def differing(lines: list[str], others: list[str]) -> list[str]:
+    """Return what stands more often in one of the two."""
+    more, less = Counter(lines), Counter(others)
+    return sorted([*(more - less), *(less - more)])
 
 
-def test_a_testbed_leaves_nothing_behind(tmp_path: Path) -> None:
-    home = tmp_path / "bed"
-    before = traces(home)
-    on_testbed(home, "up", "control")
-    try:
-        assert "kube-apiserver" in on_testbed(home, "status")
-        assert Bed(home).keeper() is not None
-    finally:
-        on_testbed(home, "down")
-    assert traces(home) == before
-    assert not home.exists()
-    # Once more is harmless.
-    on_testbed(home, "down")
+@pytest.fixture
+def home() -> Iterator[Path]:
+    """A folder for a testbed with a node: a socket's path has 107 letters at most, and a pod's sockets lie deep."""
+    with TemporaryDirectory(prefix="bed-") as folder:
+        yield Path(folder, "bed")
+
+
+@pytest.mark.parametrize(
+    ("tier", "is_killed"),
+    [("control", False), ("node", False), pytest.param("node", True, marks=pytest.mark.chaos)],
+)
+def test_a_testbed_leaves_nothing_behind(home: Path, tier: str, is_killed: bool) -> None:
+    group = Bed(home).control_group
+    with machine() as around:
+        processes, network, state = around.processes(), around.network(), around.state()
+        try:
+            around.run(*command(home, "up", tier))
+            assert "kube-apiserver" in around.run(*command(home, "status"))
+            assert len(around.processes()) > len(processes)
+            assert bool(groups(group))
+            # It keeps to itself while it is there, too.
+            assert differing(around.network(), network) == []
+            assert differing(around.state(), state) == []
+            if is_killed:
+                around.run("kill", "-KILL", str(json.loads(Bed(home).record.read_text())["pid"]))
+                assert eventually(lambda: around.processes() == processes), "only files are left to remove"
+        finally:
+            around.run(*command(home, "down"))
+        assert around.processes() == processes
+        assert differing(around.network(), network) == []
+        assert differing(around.state(), state) == []
+        assert not groups(group)
+        assert not home.exists()
+        # Once more is harmless.
+        around.run(*command(home, "down"))
 
 
 def test_a_second_control_plane_runs_beside_the_first(tmp_path: Path) -> None:
