@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import urllib.request
 from collections.abc import Iterator
 
@@ -12,6 +13,14 @@ from tests.testbed import objects
 
 pytestmark = [pytest.mark.kubernetes]
 NAME = "testbed-site"
+# Of each private network, and one of the world; the machine around may have a use for them. None is the testbed's own
+# (172.31.250.0/24, 10.96.0.0/12, 10.244.0.0/15).
+ELSEWHERE = (
+    *("10.0.0.1", "10.88.0.1", "10.255.255.254"),
+    *("172.16.0.1", "172.17.0.1", "172.31.251.1", "172.31.255.254"),
+    *("192.168.0.1", "192.168.122.1", "192.168.255.254"),
+    "198.51.100.1",
+)
 FETCH = ("curl", "--silent", "--fail", "--max-time", "2")
 
 
@@ -61,6 +70,22 @@ def test_a_program_in_the_testbed_reaches_services_by_name(site: Namespace) -> N
             return False
 
     assert eventually(answer)
+
+
+@pytest.mark.parametrize("address", ELSEWHERE)
+def test_no_packet_leaves_it(address: str) -> None:
+    """The kernel knows no way there and says so; a packet that is on its way, and lost, would end by a timeout."""
+    with pytest.raises(OSError, match="Network is unreachable"):
+        socket.create_connection((address, 443), timeout=5)
+
+
+@pytest.mark.parametrize("address", ["10.88.0.1", "172.17.0.1", "192.168.0.1"])
+def test_no_packet_of_a_pod_leaves_it(site: Namespace, address: str) -> None:
+    def said() -> str:
+        return site.in_pod("client", "sh", "-c", f"nc -v -z -w 5 {address} 443 2>&1 || true")
+
+    # The node says so; not each time, because the kernel lets it say so once in a while.
+    assert eventually(lambda: "unreachable" in said()), said()
 
 
 def test_a_volume_is_kept_when_its_pod_is_replaced(site: Namespace) -> None:
