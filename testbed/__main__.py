@@ -13,7 +13,7 @@ from embedded.errors import SetupError
 from embedded.files import alone
 from embedded.home import locate
 from embedded.processes import passed_on, run_as_command, uninterrupted
-from testbed import build, control, images, node, plane, product, simulated, status
+from testbed import build, control, definitions, images, node, plane, product, simulated, status
 from testbed.bed import Bed, inside_variables, ourselves
 from testbed.build import Programs
 from testbed.plane import Plane
@@ -75,7 +75,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def _build(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
     programs, archive = _provide()
-    print(f"programs: {programs.folder}\nimages:   {archive}")
+    print(f"programs: {programs.folder}\nimages:   {archive}\ndefinitions: {definitions.provide(locate().cache)}")
     return 0
 
 
@@ -97,6 +97,7 @@ def _up(bed: Bed, options: argparse.Namespace, given: list[str]) -> int:
             _provide()
         else:
             build.provide(locate().cache)
+        definitions.provide(locate().cache)  # for tests, which cannot fetch anything inside
         with step("namespaces"):
             bed.make()
         return _inside(bed, given)

@@ -13,7 +13,7 @@ from tests.charts import cases
 from tests.charts.cases import Object, run_helm
 from tests.charts.product_cases import ALL, CHART, EXTERNAL, NAMESPACE, RELEASE, render
 from tests.charts.test_product import READ_BY_WATCH, USED
-from tests.charts.test_server import FOREIGN, require_kept_by_server
+from tests.charts.test_server import require_kept_by_server
 from tests.kubernetes import Kubernetes, Refused, eventually
 
 pytestmark = pytest.mark.kubernetes
@@ -138,8 +138,7 @@ def engine(worker: Account) -> Account:
 
 @pytest.mark.parametrize("name", ALL)
 def test_the_server_keeps_what_it_is_given(installed: Kubernetes, helm: str, name: str) -> None:
-    objects = [found for found in render(helm, ALL[name]) if found["kind"] not in FOREIGN]
-    require_kept_by_server(installed, objects, "helm")
+    require_kept_by_server(installed, render(helm, ALL[name]), "helm")
 
 
 def test_the_policy_is_one_that_the_server_understands(installed: Kubernetes) -> None:
@@ -168,7 +167,7 @@ def test_others_may_nothing(installed: Kubernetes, name: str) -> None:
 
 
 def test_an_engine_is_applied_changed_and_removed(engine: Account, helm: str) -> None:
-    objects = [found for found in cases.render(helm, cases.TRIO) if found["kind"] not in {"Namespace", *FOREIGN}]
+    objects = [found for found in cases.render(helm, cases.TRIO) if found["kind"] != "Namespace"]
     for _ in range(2):
         engine.apply(ENGINE, *objects)
     engine.kubectl("patch", "statefulset", "broker", "-n", ENGINE, "--type=merge", "-p", '{"spec":{"replicas":0}}')
