@@ -24,6 +24,8 @@ MARKER = "flowplane-testbed"
 REQUESTS = {"kube_api_qps": "300", "kube_api_burst": "600"}
 # And for thousands with their history: at etcd's default of 2 GiB it takes no more writes.
 STORE_BYTES = str(8 * 2**30)
+# As kubeadm has it. Without, the API server has no bookmark to send for a kind of which nothing changes.
+PROGRESS = "5s"
 
 
 def start(plane: Plane, *, audited: str = "") -> None:
@@ -59,6 +61,7 @@ def _start_etcd(plane: Plane) -> None:
         *words(
             data_dir=str(plane.folder / "etcd"),
             quota_backend_bytes=STORE_BYTES,
+            watch_progress_notify_interval=PROGRESS,
             log_level="warn",
             listen_client_urls=clients,
             advertise_client_urls=clients,

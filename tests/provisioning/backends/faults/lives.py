@@ -110,5 +110,5 @@ def among_deaths(customers: Customers, wish: Wish, points: Mapping[Step, Point])
 
 
 def is_by_chance(step: Step) -> bool:
-    """Whether a region may be so quick, or so slow, that no turn is for this: nothing was waited for, or once more."""
-    return isinstance(step, planner.Wait)
+    """Whether it depends on chance that a turn is for this: on how quick the region is, and who is elected."""
+    return isinstance(step, planner.Wait | planner.Rebalance)
