@@ -12,11 +12,12 @@ from provisioning import planner
 from provisioning.models import Cluster, Operation
 from provisioning.planner import plan
 from provisioning.spec import Lifecycle
+from provisioning.states import StepKind
 from tenants.models import AuditEvent
 from tests.kubernetes import Namespace, eventually
 from tests.provisioning.backends.faults.customers import PAUSE_SECONDS, Customer, Customers, desired_of, turns
 from tests.provisioning.backends.faults.stage import Ground
-from tests.provisioning.kills import Point, Step, is_busy, is_over, turn_among_deaths
+from tests.provisioning.kills import Point, Step, is_busy, is_over, step_of, turn_among_deaths
 
 Wish = Callable[[Customer], Operation]
 
@@ -75,7 +76,7 @@ def undisturbed(customers: Customers, wish: Wish) -> tuple[list[Step], End]:
     cluster = wish(customer).cluster
     steps: dict[Step, None] = {}
     for outcome in turns(cluster, customer.patience_seconds):
-        steps[outcome.action] = None
+        steps[step_of(outcome.action)] = None
         if is_over(outcome, cluster):
             break
     return list(steps), end_of(customers.region, customer, cluster)
@@ -110,5 +111,9 @@ def among_deaths(customers: Customers, wish: Wish, points: Mapping[Step, Point])
 
 
 def is_by_chance(step: Step) -> bool:
-    """Whether it depends on chance that a turn is for this: on how quick the region is, and who is elected."""
-    return isinstance(step, planner.Wait | planner.Rebalance)
+    """Whether it depends on chance that a turn is for this: on how quick the region is, and who is elected.
+
+    A region brings a broker that was replaced back by itself, unless a turn is there before.
+    """
+    is_brought_back = isinstance(step, planner.StartEngine) and step.step is StepKind.ROLL_BROKERS
+    return is_brought_back or isinstance(step, planner.Wait | planner.Rebalance)
