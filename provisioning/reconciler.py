@@ -65,6 +65,9 @@ LEASE_TTL = timedelta(seconds=20)
 AFTER_ACTION_SECONDS = 0.3
 WAITING_SECONDS = 1.0
 
+# What is being removed takes seconds to go, and asking again does not hurry it. The watch rings when it is gone.
+REMOVE_AGAIN_SECONDS = 5.0
+
 # The engine has accepted another number of brokers before, and it did not come about.
 RESCALE_AGAIN_SECONDS = 10.0
 
@@ -337,11 +340,12 @@ def _refuse_in_maintenance(subject: read.TurnSubject) -> None:
 
 
 def _due_after(action: Action, subject: read.TurnSubject) -> float:
-    """An action that is needed again right after it was taken came to nothing: it is repeated without haste."""
-    came_to_nothing = isinstance(action, Rescale) and action.step in subject.tried_steps
+    """An action that is needed again right after it was taken came to nothing, or takes its time: no haste with it."""
     is_entrance_only = isinstance(action, StartEngine) and not action.nodes
-    if came_to_nothing:
+    if action.step in subject.tried_steps and isinstance(action, Rescale):
         return RESCALE_AGAIN_SECONDS
+    if action.step in subject.tried_steps and isinstance(action, RemoveCluster):
+        return REMOVE_AGAIN_SECONDS
     return WAITING_SECONDS if is_entrance_only else AFTER_ACTION_SECONDS
 
 

@@ -125,6 +125,20 @@ def test_what_goes_bit_by_bit_is_not_stuck_for_being_asked_for_again(
     assert operation.verdict is Verdict.PROGRESSING
 
 
+def test_a_removal_that_takes_its_time_is_not_hurried(
+    alice: Person, healthy: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(region, "delete", lambda *_, **__: False)
+    services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
+    for _ in range(2):
+        make_due(healthy)
+        reconciler.turn(healthy.pk)
+    row = fresh(healthy)
+    assert row.due_at is not None
+    assert row.seen_at is not None
+    assert row.due_at - row.seen_at >= timedelta(seconds=reconciler.REMOVE_AGAIN_SECONDS)
+
+
 def test_other_partitions_are_refused_with_a_sentence(alice: Person, three: Cluster, healthy: Cluster) -> None:
     refused = refusal(services.resize_cluster, actor=alice.actor, cluster_id=healthy.pk, plan_type="medium")
     assert refused.code == "path_blocked"

@@ -41,11 +41,17 @@ JITTER_SECONDS = 2.0
 
 @dataclass
 class Reflector:
-    """Follows one kind of object."""
+    """Follows one kind of object.
+
+    Attributes:
+        going: clusters whose namespace is on its way out, which all reflectors of a watch share. What goes with it is
+            no news; that it does not go, or is gone, is the namespace's own.
+    """
 
     api: Api
     kind: Kind
     told: queue.SimpleQueue[UUID | BaseException]
+    going: set[UUID]
     heard_at: float = -math.inf
     _known: dict[str, tuple[str, UUID]] = field(default_factory=dict)
     _version: str = ""
@@ -83,6 +89,8 @@ class Reflector:
                 self.told.put(cluster_id)
         for _, cluster_id in before.values():
             self.told.put(cluster_id)
+            if self.kind is NAMESPACE:
+                self.going.discard(cluster_id)
         self._version, self.heard_at = listing.resource_version, time.monotonic()
 
     def _watch(self, is_over: threading.Event) -> None:
@@ -94,7 +102,7 @@ class Reflector:
             if event == "BOOKMARK":
                 continue
             cluster_id = self._forget(one) if event == "DELETED" else self._note(one)
-            if cluster_id is not None:
+            if cluster_id is not None and (self.kind is NAMESPACE or cluster_id not in self.going):
                 self.told.put(cluster_id)
 
     def _note(self, one: Object) -> UUID | None:
@@ -103,11 +111,16 @@ class Reflector:
         if cluster_id is None or self._known.get(uid) == (_mark(one), cluster_id):
             return None
         self._known[uid] = (_mark(one), cluster_id)
+        if self.kind is NAMESPACE and meta(one).get("deletionTimestamp"):
+            self.going.add(cluster_id)
         return cluster_id
 
     def _forget(self, one: Object) -> UUID | None:
         self._known.pop(str(meta(one)["uid"]), None)
-        return cluster_of(one)
+        cluster_id = cluster_of(one)
+        if self.kind is NAMESPACE and cluster_id is not None:
+            self.going.discard(cluster_id)
+        return cluster_id
 
 
 def _mark(one: Object) -> str:
@@ -129,7 +142,8 @@ class Watch:
         self._hears = hears
         self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
         self._is_over = threading.Event()
-        self._reflectors = [Reflector(api, kind, self._told) for kind in kinds]
+        going: set[UUID] = set()
+        self._reflectors = [Reflector(api, kind, self._told, going) for kind in kinds]
 
     def run(self) -> Generator[UUID, None, None]:
         """Yield the ids of clusters that changed, for ever: first of all there are.

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import queue
 import threading
 import time
 from pathlib import Path
 from typing import Any
-from uuid import NAMESPACE_OID, uuid4, uuid5
+from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
 
 import pytest
 
@@ -19,9 +20,9 @@ from provisioning.backends.kubernetes import watch as watch_module
 from provisioning.backends.kubernetes.budget import FAILURES_TO_OPEN, OPEN_SECONDS, Gate
 from provisioning.backends.kubernetes.errors import Changed, Expired, Missing, refusal
 from provisioning.backends.kubernetes.healing import MAX_HEALS, Healing
-from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD
+from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD, Kind
 from provisioning.backends.kubernetes.settings import Budget
-from provisioning.backends.kubernetes.watch import Watch
+from provisioning.backends.kubernetes.watch import Reflector, Watch
 from provisioning.errors import NoCapacity, RegionUnreachable
 from tests.provisioning.backends.apiserver import HANG_SECONDS, Reply, client_of, kubeconfig, scripted
 
@@ -313,6 +314,33 @@ def test_a_reflector_that_dies_ends_the_watch(tmp_path: Path) -> None:
         with pytest.raises(RuntimeError, match="reflector"):
             next(changes)
     assert threading.active_count() < 50
+
+
+def test_what_goes_with_its_namespace_is_no_news(tmp_path: Path) -> None:
+    """A removal would be woken some twenty times, and each turn could only ask whether it is over."""
+    going: set[UUID] = set()
+    leaving = one("a", "6")
+    leaving["metadata"]["deletionTimestamp"] = "2026-11-29T12:00:00Z"
+
+    def told(kind: Kind, *events: tuple[str, dict[str, Any]]) -> list[str]:
+        """What a reflector tells of after its list, until it has heard of `b`."""
+        lines = tuple({"type": event, "object": found} for event, found in (*events, ("MODIFIED", one("b", "9"))))
+        said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        over = threading.Event()
+        with scripted(listed("5", "a"), Reply(lines=lines, hangs=True)) as server:
+            reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), kind, said, going)
+            threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+            assert str(said.get()) == cluster("a")
+            found = [str(said.get())]
+            while found[-1] != cluster("b"):
+                found.append(str(said.get()))
+            over.set()
+        return found
+
+    assert told(NAMESPACE, ("MODIFIED", leaving)) == [cluster("a"), cluster("b")]
+    assert told(POD, ("MODIFIED", one("a", "7")), ("DELETED", one("a", "8"))) == [cluster("b")]
+    assert told(NAMESPACE, ("DELETED", leaving)) == [cluster("a"), cluster("b")]
+    assert told(POD, ("MODIFIED", one("a", "7"))) == [cluster("a"), cluster("b")]
 
 
 def test_a_turn_that_only_raised_the_fence_is_no_news(tmp_path: Path) -> None:
