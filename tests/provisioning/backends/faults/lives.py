@@ -16,7 +16,7 @@ from provisioning.states import StepKind
 from tenants.models import AuditEvent
 from tests.kubernetes import Namespace, eventually
 from tests.provisioning.backends.faults.customers import PAUSE_SECONDS, Customer, Customers, desired_of, turns
-from tests.provisioning.backends.faults.stage import Ground
+from tests.provisioning.backends.faults.stage import Ground, is_named_by_chance
 from tests.provisioning.kills import Point, Step, is_busy, is_over, step_of, turn_among_deaths
 
 Wish = Callable[[Customer], Operation]
@@ -52,7 +52,7 @@ def end_of(region: Ground, customer: Customer, cluster: Cluster) -> End:
     return End(
         objects=tuple(sorted(region.names(desired))) if is_there else (),
         is_there=is_there,
-        pods=tuple(_pods_of(place)) if is_there else (),
+        pods=tuple(sorted(_pods_of(place))) if is_there else (),
         cluster=(
             cluster.lifecycle, cluster.deleted_at is not None, cluster.release_id, cluster.former_release_id,
             cluster.plan_type_id, cluster.is_on_trial, cluster.observed_generation >= cluster.spec_generation,
@@ -64,10 +64,11 @@ def end_of(region: Ground, customer: Customer, cluster: Cluster) -> End:
 
 
 def _pods_of(place: Namespace) -> Iterator[tuple[str, str, str]]:
-    """Each broker's pod with what it runs and may use: whether it was started as wished is the planner's to say."""
-    for pod in place.get("pods", "-l", "app.kubernetes.io/component=broker")["items"]:
-        container = pod["spec"]["containers"][0]
-        yield pod["metadata"]["name"], container["image"], str(container["resources"]["limits"]["memory"])
+    """Each engine's pod with what it runs and may use: whether it was started as wished is the planner's to say."""
+    for pod in place.get("pods", "-l", "app.kubernetes.io/component in (broker,gateway)")["items"]:
+        container, about = pod["spec"]["containers"][0], pod["metadata"]
+        name = "gateway" if is_named_by_chance(pod) else about["name"]
+        yield name, container["image"], str(container["resources"]["limits"]["memory"])
 
 
 def undisturbed(customers: Customers, wish: Wish) -> tuple[list[Step], End]:

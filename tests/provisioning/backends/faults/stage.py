@@ -79,7 +79,7 @@ class Ground:
 
     def uids(self, desired: DesiredCluster) -> dict[str, str]:
         """Which objects there are: another object of the same name is another one."""
-        found = [one for one in self.place(desired).get(KINDS)["items"] if not is_of_job(one)]
+        found = [one for one in self.place(desired).get(KINDS)["items"] if not is_named_by_chance(one)]
         uids = {name_of(one): str(one["metadata"]["uid"]) for one in found}
         return {name: uid for name, uid in uids.items() if name not in ITS_OWN}
 
@@ -114,9 +114,9 @@ class Region(Ground):
         return KubernetesBackend(self.settings)
 
 
-def is_of_job(one: Any) -> bool:
-    """Whether it is a pod in which a Job runs or ran: it is named by chance, and goes with its Job."""
-    return any(owner["kind"] == "Job" for owner in one["metadata"].get("ownerReferences", ()))
+def is_named_by_chance(one: Any) -> bool:
+    """Whether it is a pod of a Job's, which goes with it, or of a Deployment's."""
+    return any(owner["kind"] in ("Job", "ReplicaSet") for owner in one["metadata"].get("ownerReferences", ()))
 
 
 def name_of(one: Any) -> str:
