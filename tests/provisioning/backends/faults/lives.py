@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -111,10 +111,13 @@ def among_deaths(customers: Customers, wish: Wish, points: Mapping[Step, Point])
     return points.keys() - left.keys(), end_of(customers.region, customer, cluster)
 
 
-def is_by_chance(step: Step) -> bool:
+def is_by_chance(step: Step, steps: Iterable[Step]) -> bool:
     """Whether it depends on chance that a turn is for this: on how quick the region is, and who is elected.
 
-    A region brings a broker that was replaced back by itself, unless a turn is there before.
+    Args:
+        steps: all of them. Where brokers are replaced one by one a region brings each back by itself, unless a turn is
+            there before.
     """
-    is_brought_back = isinstance(step, planner.StartEngine) and step.step is StepKind.ROLL_BROKERS
+    is_rolling = any(isinstance(one, planner.StopEngine) and one.step is StepKind.ROLL_BROKERS for one in steps)
+    is_brought_back = isinstance(step, planner.StartEngine) and is_rolling
     return is_brought_back or isinstance(step, planner.Wait | planner.Rebalance)
