@@ -21,9 +21,10 @@ from django.db.models import F
 from django.db.models.functions import Now
 
 from provisioning import executor, planner, reconciler, services
-from provisioning.models import Cluster, Operation
+from provisioning.models import Backup, Cluster, Operation
 from provisioning.services import TurnOutcome
 from provisioning.states import OPEN_STATES
+from tests.factories import Person
 from tests.provisioning.dying import is_killed_in
 from tests.provisioning.shared_region import SharedRegion
 
@@ -47,6 +48,15 @@ class Point(StrEnum):
 
 class Owner(Protocol):
     """Somebody with committed rows, in whichever region."""
+
+    @property
+    def person(self) -> Person: ...
+
+    def create(self, **overrides: Any) -> Operation:
+        """Have a new cluster of theirs wished."""
+
+    def backed_up(self, **overrides: Any) -> Backup:
+        """The only backup of a new cluster of theirs."""
 
     def healthy(self, **overrides: Any) -> Cluster:
         """A new cluster of theirs, at rest."""
@@ -72,6 +82,26 @@ def deletion_after_window(owner: Owner) -> Operation:
     operation = owner.ask(services.request_deletion, owner.healthy())
     Cluster.objects.filter(pk=operation.cluster_id).update(delete_after=Now())
     return operation
+
+
+def shrinking(owner: Owner) -> Operation:
+    return owner.ask(services.resize_cluster, owner.healthy(plan_type="resilient-4"), plan_type="resilient")
+
+
+def restoring(size: str) -> Callable[[Owner], Operation]:
+    def wish(owner: Owner) -> Operation:
+        backup = owner.backed_up(plan_type=size)
+        return owner.ask(services.restore_backup, backup.cluster, backup_id=backup.pk)
+
+    return wish
+
+
+def copying(owner: Owner) -> Operation:
+    return owner.create(name="copy", from_backup=owner.backed_up().pk)
+
+
+def drilling(owner: Owner) -> Operation:
+    return services.drill_backup(actor=owner.person.actor, backup_id=owner.backed_up().pk)
 
 
 def facts_of(region: SharedRegion, cluster_id: UUID) -> dict[str, Any]:

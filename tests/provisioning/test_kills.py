@@ -32,12 +32,16 @@ from tests.provisioning.conftest import ask
 from tests.provisioning.kills import (
     Point,
     act_as_system,
+    copying,
     deletion_after_window,
     die_in_turn,
+    drilling,
     facts_of,
     from_healthy,
     is_over,
+    restoring,
     resumption,
+    shrinking,
     take_turn,
 )
 from tests.provisioning.shared_region import SharedRegion
@@ -92,26 +96,6 @@ def undeletion(stage: Stage) -> Operation:
     stage.ask(services.request_deletion, cluster)
     take_turn(cluster.pk)
     return stage.ask(services.restore_cluster, cluster)
-
-
-def shrinking(stage: Stage) -> Operation:
-    return stage.ask(services.resize_cluster, stage.healthy(plan_type="resilient-4"), plan_type="resilient")
-
-
-def restoring(size: str) -> Callable[[Stage], Operation]:
-    def wish(stage: Stage) -> Operation:
-        backup = stage.backed_up(plan_type=size)
-        return stage.ask(services.restore_backup, backup.cluster, backup_id=backup.pk)
-
-    return wish
-
-
-def copying(stage: Stage) -> Operation:
-    return stage.create(name="copy", from_backup=stage.backed_up().pk)
-
-
-def drilling(stage: Stage) -> Operation:
-    return services.drill_backup(actor=stage.person.actor, backup_id=stage.backed_up().pk)
 
 
 def going_back(stage: Stage) -> Operation:

@@ -24,7 +24,16 @@ from tests.provisioning.backends.faults.customers import SLUG, Customer, Custome
 from tests.provisioning.backends.faults.lives import among_deaths, is_by_chance, points_of, undisturbed
 from tests.provisioning.backends.faults.stage import Ground
 from tests.provisioning.backends.kubernetes_stage import make_settings, served_store
-from tests.provisioning.kills import Point, Step, act_as_system, from_healthy
+from tests.provisioning.kills import (
+    Point,
+    Step,
+    act_as_system,
+    copying,
+    drilling,
+    from_healthy,
+    restoring,
+    shrinking,
+)
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.chaos, pytest.mark.timeout(3600)]
 
@@ -34,26 +43,6 @@ STORE_PORT = 9124
 PATIENCE_SECONDS = 900.0
 # No engine of a broken release is ever well, so nothing is gained by waiting for it longer.
 BROKEN_TRIAL = timedelta(seconds=45)
-
-
-def shrinking(customer: Customer) -> Operation:
-    return customer.ask(services.resize_cluster, customer.healthy(plan_type="resilient-4"), plan_type="resilient")
-
-
-def restoring(size: str) -> Callable[[Customer], Operation]:
-    def wish(customer: Customer) -> Operation:
-        backup = customer.backed_up(plan_type=size)
-        return customer.ask(services.restore_backup, backup.cluster, backup_id=backup.pk)
-
-    return wish
-
-
-def copying(customer: Customer) -> Operation:
-    return customer.create(name="copy", from_backup=customer.backed_up().pk)
-
-
-def drilling(customer: Customer) -> Operation:
-    return services.drill_backup(actor=customer.person.actor, backup_id=customer.backed_up().pk)
 
 
 def calling_off(customer: Customer) -> Operation:
