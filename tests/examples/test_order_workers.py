@@ -60,7 +60,9 @@ def test_a_completion_whose_answer_was_lost_is_taken_as_heard(tmp_path: Path, ca
     work_one_job(gateway, tmp_path)
 
     assert gateway.asked["CompleteJob"] == 2
-    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
+    # The gateway is of this process as well, and gRPC's server calls it an error when a poll is cut before it began.
+    ours = [record for record in caplog.records if not record.name.startswith("grpc.")]
+    assert [record for record in ours if record.levelname == "ERROR"] == []
 
 
 def test_a_failed_payment_asks_for_another_attempt_after_a_while(tmp_path: Path) -> None:
