@@ -13,7 +13,7 @@ UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --pyth
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development setup-bench check test screenshots bench
 .PHONY: test-here test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
-.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s \
+.PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s bench-k8s-fleet \
 	chaos chaos-k8s chaos-k8s-simulated chaos-k8s-engines static-stability format lock
 
 help: ## Say what there is to make
@@ -120,6 +120,9 @@ bench-installation: setup-development ## How long backup and restore of our own 
 
 bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install`, as root (two minutes; ARGS=--help)
 	$(BIN)/python -m bench.k8s $(if $(N),--tenants $(N)) $(ARGS)
+
+bench-k8s-fleet: setup-bench ## 8,000 tenants at rest in two regions, as root (an hour and a half)
+	$(BIN)/python -m bench.k8s --figure fleet --regions 2 --tenants 8000 --steps --minutes 10 --budget 300 $(ARGS)
 
 format: setup-development ## Put the code into its form
 	$(BIN)/ruff format .

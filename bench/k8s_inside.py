@@ -327,6 +327,8 @@ def fleet(place: Place) -> None:
             product.lay(min(missing, GROWTH))
             product.rest()
         found.append(_idle(place))
+        # Told at once: a large fleet takes longer than some runs last.
+        print(f"At {size}: {_told(Counter(f'{one.verb} {one.kind}' for one in found[-1].asked))}.", flush=True)
         more.append([_calm(product, lambda: product.lay(1), hold=False).seconds for _ in range(NEWCOMERS)])
     _show_idle(sizes, found, more, options)
     if options.regions > 1:
@@ -404,9 +406,6 @@ def _show_idle(
     waits = [statistics.median(several) for several in more]
     about = f"one tenant more, accepted → last object (n={NEWCOMERS})"
     _row(about, *(middle(several, " s", 2) for several in more), exponent(waits), "b ≤ 0.15")
-    for size, one in zip(sizes, found, strict=True):
-        counted = Counter(f"{asked.verb} {asked.kind}" for asked in one.asked)
-        print(f"\nAt {size}: {_told(counted)}.", flush=True)
 
 
 def _exponent(sizes: Sequence[int], values: Sequence[float]) -> float:
