@@ -36,8 +36,6 @@ SILENCE_SECONDS = 75.0
 # What the server answers when it does not reach a pod, or there is none.
 UNREACHED = frozenset({404, 500, 502, 503, 504})
 METADATA_ONLY = "application/json;as=PartialObjectMetadata{list};g=meta.k8s.io;v=v1"
-# A busy server is asked again within the same call once, if it wants no more time than this.
-MAX_PAUSE_SECONDS = 2.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ class Api:
         self._gate.take_token()
         patience = urllib3.Timeout(connect=2.0, read=SILENCE_SECONDS)
         try:
-            response = self._send(request, self._current(), patience, is_stream=True)
+            response = self._insist(request, patience, is_stream=True)
         except ReadTimeoutError as error:
             raise self._silence(error) from error
         with closing(response):
@@ -230,17 +228,19 @@ class Api:
         except ReadTimeoutError as error:
             raise self._silence(error) from error
 
-    def _insist(self, request: Request, timeout: urllib3.Timeout) -> urllib3.BaseHTTPResponse:
+    def _insist(
+        self, request: Request, timeout: urllib3.Timeout, *, is_stream: bool = False
+    ) -> urllib3.BaseHTTPResponse:
         """Ask, and once more with fresh credentials when they are refused.
 
         Raises:
             ReadTimeoutError: the connection stands, and no answer came.
         """
         connection = self._current()
-        response = self._send(request, connection, timeout)
+        response = self._send(request, connection, timeout, is_stream=is_stream)
         if response.status == UNAUTHORIZED and _is_the_servers(response):
             self._renew(connection)
-            response = self._send(request, self._current(), timeout)
+            response = self._send(request, self._current(), timeout, is_stream=is_stream)
         return response
 
     def _send(
