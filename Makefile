@@ -73,6 +73,9 @@ test-kubernetes-long: setup-development ## What takes too long for those: severa
 
 chaos-k8s: chaos-k8s-simulated chaos-k8s-engines ## Faults of regions, deaths at every step, on a Kubernetes of our own (root; an hour)
 
+# They end and freeze what their Kubernetes is made of, so it is always one of their own.
+chaos-k8s-simulated chaos-k8s-engines: export FLOWPLANE_TEST_KUBECONFIG =
+
 chaos-k8s-simulated: setup-development ## The faults alone, without real pods (20 minutes)
 	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)

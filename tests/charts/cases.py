@@ -139,7 +139,7 @@ PARTS: dict[str, tuple[Values, Values]] = {
                 "edge": {
                     "kind": "loadBalancer",
                     "loadBalancer": {
-                        "annotations": {"balancer.example/internal": "true"},
+                        "annotations": {"balancer.example/host": "{{ .Values.cluster.hostName }}"},
                         "className": "example.org/balancer",
                         "sourceRanges": ["203.0.113.0/24"],
                         "trafficPolicy": "Local",

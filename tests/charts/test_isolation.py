@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from tests.charts.cases import EDGE
 from tests.charts.installations import NEW, Installation, prepared
 from tests.kubernetes import Kubernetes, Namespace, Refused, eventually
 from tests.provisioning.backends.tokens import EngineClient, Issuer
@@ -216,6 +217,9 @@ def test_a_pod_beside_the_broker_reaches_no_more(tenants: Tenants, metadata: str
     with without_policies(tenants.one), without_policies(tenants.other):
         assert reaches(neighbour, "neighbour", everything, everything.keys()), "the probe is blind"
     assert reaches(neighbour, "neighbour", everything, allowed.keys() | {"own 26501", "own 26502"})
+    # One's own policies hold the neighbour back already: whether the other's hold again is seen from elsewhere.
+    edge = neighbour.cluster.inside("flowplane-edge")
+    assert reaches(edge, "deployment/edge", doors(tenants.other, "other's"), {"other's 26500", "other's 8080"})
 
 
 def test_the_edge_reaches_the_clients_ports_and_no_other(tenants: Tenants) -> None:
@@ -223,6 +227,37 @@ def test_the_edge_reaches_the_clients_ports_and_no_other(tenants: Tenants) -> No
     targets = doors(tenants.one, "one's") | doors(tenants.other, "other's")
     allowed = {f"{whose} {port}" for whose in ("one's", "other's") for port in (26500, 8080)}
     require_held(edge, "deployment/edge", targets, allowed)
+
+
+@pytest.fixture
+def workers(tenants: Tenants) -> Iterator[Namespace]:
+    """A namespace that the first tenant has for its workers, and has named to its engine."""
+    kubernetes, name = tenants.one.namespace.cluster, f"workers-{tenants.one.namespace.name}"
+    kubernetes.kubectl("create", "namespace", name)
+    place = kubernetes.inside(name)
+    own = {"namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": name}}}
+    tenants.one.set(networkPolicy={"clientsFrom": [*EDGE, own]})
+    try:
+        place.kubectl("apply", "-f", "-", objects=pod("worker"))
+        place.kubectl("wait", "--for=condition=Ready", "pod/worker", "--timeout=60s")
+        yield place
+    finally:
+        tenants.one.set()
+        kubernetes.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def test_a_tenants_own_pod_uses_its_own_gateway_and_nothing_beside_it(tenants: Tenants, workers: Namespace) -> None:
+    one, other = tenants.one, tenants.other
+    targets = doors(one, "own") | doors(other, "the other's")
+    assert reaches(workers, "worker", targets, {"own 26500", "own 8080"})
+
+    def status(token: str) -> str:
+        url = f"https://gateway.{one.namespace.name}.svc:8080/v2/topology"
+        words = ("curl", "--silent", "--insecure", "--max-time", "60", "--output", "/dev/null", "--write-out")
+        return workers.in_pod("worker", *words, "%{http_code}", "--header", f"Authorization: Bearer {token}", url)
+
+    assert eventually(lambda: status(one.token) == "200", seconds=60)
+    assert status(other.token) == "401"
 
 
 def test_the_node_itself_is_kept_from_nothing(tenants: Tenants, metadata: str) -> None:

@@ -6,13 +6,13 @@ import base64
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
-from common.errors import Temporary
+from common.errors import Permanent, Temporary
 from provisioning.backends.engine.tls import Authority, KeyPair, provide_certificate
 from provisioning.backends.kubernetes import system
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.charts import Identity
 from provisioning.backends.kubernetes.drift import Key, differs, key_of, where_it_differs
-from provisioning.backends.kubernetes.errors import Changed
+from provisioning.backends.kubernetes.errors import Changed, Missing
 from provisioning.backends.kubernetes.fence import ATTEMPTS, Ground, require_held
 from provisioning.backends.kubernetes.holdings import Holdings
 from provisioning.backends.kubernetes.kinds import (
@@ -159,17 +159,27 @@ def on_version(api: Api, ground: Ground, version: str, act: Callable[[str], None
     raise Temporary("The engine's StatefulSet changes all the time.", retry_after_seconds=1.0)
 
 
-def prune(api: Api, ground: Ground, kinds: Iterable[Kind], finished: Iterable[Object]) -> None:
+def prune(
+    api: Api, ground: Ground, kinds: Iterable[Kind], finished: Iterable[Object], *, where_allowed: bool = False
+) -> None:
     """Remove what carries this cluster's label and ours, and is not wished any more. One request for each kind.
+
+    Args:
+        where_allowed: pass over kinds that the region does not know, or does not let us list: what it was once asked
+            for, and is not any more.
 
     Raises:
         Changed: somebody changed such an object meanwhile; its labels may be gone.
     """
-    wished = {key_of(one) for one in finished}
+    wished, selector = {key_of(one) for one in finished}, selector_of(ground.cluster_id)
     for kind in kinds:
-        for one in api.find(
-            kind, ground.namespace, selector=selector_of(ground.cluster_id), is_metadata_only=True
-        ).items:
+        try:
+            found = api.find(kind, ground.namespace, selector=selector, is_metadata_only=True).items
+        except (Missing, Permanent):
+            if not where_allowed:
+                raise
+            continue
+        for one in found:
             is_ours = labels(one).get(MANAGED_BY) == MANAGER and not meta(one).get("ownerReferences")
             if is_ours and (kind.name, name_in(one)) not in wished:
                 version = str(meta(one)["resourceVersion"])

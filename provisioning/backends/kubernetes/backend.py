@@ -27,7 +27,16 @@ from provisioning.backends.kubernetes.fence import Ground
 from provisioning.backends.kubernetes.healing import Healing
 from provisioning.backends.kubernetes.holdings import Holdings, read_holdings
 from provisioning.backends.kubernetes.inventory import list_belongings, take_inventory
-from provisioning.backends.kubernetes.kinds import CLAIM, DEPLOYMENT, NAMESPACE, POD, STATEFUL_SET, kinds_in, meta
+from provisioning.backends.kubernetes.kinds import (
+    CLAIM,
+    DEPLOYMENT,
+    NAMESPACE,
+    POD,
+    STATEFUL_SET,
+    former_kinds_in,
+    kinds_in,
+    meta,
+)
 from provisioning.backends.kubernetes.look import Lookout
 from provisioning.backends.kubernetes.names import (
     BROKER,
@@ -66,7 +75,7 @@ class KubernetesBackend:
             RegionUnreachable: the API server does not answer.
             Permanent: a namespace with the cluster's name is somebody else's.
         """
-        return Lookout(self._api, self._charts, self._settings, lambda: self._authority).observe(desired)
+        return self._lookout.observe(desired)
 
     def prepare(self, release: DesiredRelease) -> None:
         """See `ClusterBackend`. Nothing to do: a node fetches the image when a pod needs it, and says how that goes."""
@@ -94,7 +103,9 @@ class KubernetesBackend:
         starts = held.starts + 1 if is_start else max(held.starts, 1)
         finished = self._lay_down(desired, ground, held, idle, replicas=replicas, starts=starts)
         if not nodes:
-            apply.prune(self._api, ground, kinds_in(self._settings.values), finished)
+            values = self._settings.values
+            apply.prune(self._api, ground, kinds_in(values), finished)
+            apply.prune(self._api, ground, former_kinds_in(values), finished, where_allowed=True)
 
     def stop(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
         """See `ClusterBackend`. All brokers: the number of pods is set to none. Some: they come back as wished.
@@ -243,6 +254,10 @@ class KubernetesBackend:
     @cached_property
     def _charts(self) -> Charts:
         return Charts(self._settings)
+
+    @cached_property
+    def _lookout(self) -> Lookout:
+        return Lookout(self._api, self._charts, self._settings, lambda: self._authority)
 
     @cached_property
     def _authority(self) -> Authority:

@@ -23,6 +23,7 @@ from provisioning.backends.kubernetes.names import (
     FENCES,
     MANAGED_BY,
     MANAGER,
+    POD_SECURITY,
     SYSTEM,
     cluster_of,
     labels_of,
@@ -36,7 +37,6 @@ from provisioning.spec import DesiredCluster
 ATTEMPTS = 4
 # A ConfigMap holds a megabyte, some 15,000 of these.
 MAX_REMEMBERED = 10_000
-POD_SECURITY = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
 
 
 @dataclass(frozen=True, slots=True)

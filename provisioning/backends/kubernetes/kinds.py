@@ -80,7 +80,7 @@ def kind_of(rendered: Object) -> Kind:
 
 
 def kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
-    """Return the kinds that clusters of a region have or may have had, by the region's own values for the chart."""
+    """Return the kinds that clusters of a region have, by the region's own values for the chart."""
     edge = values.get("edge") or {}
     route = edge.get("tlsRoute") or {}
     monitor = (values.get("monitoring") or {}).get("serviceMonitor") or {}
@@ -92,6 +92,12 @@ def kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
         SERVICE_MONITOR: bool(monitor.get("enabled")),
     }
     return (*OWNED, *(kind for kind, is_asked in asked.items() if is_asked))
+
+
+def former_kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
+    """Return the kinds that clusters of a region may have from when its values were others."""
+    asked = {kind.name for kind in kinds_in(values)}
+    return tuple(kind for kind in OPTIONAL if kind.name not in asked)
 
 
 def in_order(rendered: Object) -> tuple[int, str]:

@@ -1,13 +1,17 @@
 """Read what one look at a cluster needs: as little as the moment asks for.
 
 A cluster that is to go costs one request, one that is coming up four, a steady one one more for each kind of object it
-has, because only then drift is worth a look. Brokers are asked only when there are several and enough are ready.
+has, because only then drift is worth a look; and now and then one that does not come up. Brokers are asked only when
+there are several and enough are ready.
 """
 
 from __future__ import annotations
 
+import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from uuid import UUID
 
 from provisioning.backends.engine import backups
 from provisioning.backends.engine.health import Look, look_at
@@ -26,6 +30,7 @@ from provisioning.backends.kubernetes.kinds import (
     NAMESPACE,
     POD,
     SECRET,
+    SERVICE,
     STATEFUL_SET,
     Kind,
     Object,
@@ -37,6 +42,7 @@ from provisioning.backends.kubernetes.kinds import (
 )
 from provisioning.backends.kubernetes.names import (
     BROKER,
+    GATEWAY,
     KEYS_DIGEST,
     MANAGED_BY,
     MANAGER,
@@ -47,20 +53,24 @@ from provisioning.backends.kubernetes.names import (
     selector_of,
 )
 from provisioning.backends.kubernetes.notes import NamespaceNotes
-from provisioning.backends.kubernetes.observe import Observation, Scene
+from provisioning.backends.kubernetes.observe import SERVICE_EDGES, Observation, Scene
 from provisioning.backends.kubernetes.pods import Pod
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import DesiredCluster, Lifecycle, ObservedCluster, Work
 
+# A cluster that does not come up is looked at every second; all its objects need not be.
+COMPARE_LATE_SECONDS = 10.0
+
 
 @dataclass(frozen=True, slots=True)
 class Lookout:
-    """Looks at clusters of one region."""
+    """Looks at clusters of one region; for any number of threads."""
 
     api: Api
     charts: Charts
     settings: KubernetesSettings
     authority: Callable[[], Authority]
+    _compared_at: dict[UUID, float] = field(default_factory=dict)
 
     def observe(self, desired: DesiredCluster) -> ObservedCluster:
         """Return what is to be seen of one cluster.
@@ -84,6 +94,7 @@ class Lookout:
             pods=self.api.find(POD, name, selector=selector).items,
             claims=self.api.find(CLAIM, name, selector=selector).items,
             gateways=self.charts.gateways(desired) if desired.lifecycle is Lifecycle.RUNNING else 0,
+            service=self._service(name) if self.settings.edge in SERVICE_EDGES else None,
             now=self.api.now,
         )
         return Observation(desired, self._look_closer(desired, scene), self.settings).report()
@@ -102,11 +113,25 @@ class Lookout:
         if first.asked:
             scene = replace(scene, looks=self._ask(name, first.asked))
         is_going = bool(meta(namespace).get("deletionTimestamp"))
-        if desired.lifecycle is Lifecycle.RUNNING and first.is_as_wished and not is_going:
+        if desired.lifecycle is Lifecycle.RUNNING and not is_going and self._is_to_be_compared(desired, first):
             scene = replace(scene, drift=self._drift(desired, scene, name))
         if desired.backup is not None:
             scene = replace(scene, backup=self._backup(desired, scene, first.ready))
         return scene
+
+    def _service(self, namespace: str) -> Object | None:
+        """Return where clients go; the product's own account may list Services, not get one."""
+        return next(iter(self.api.find(SERVICE, namespace, fields=f"metadata.name={GATEWAY}").items), None)
+
+    def _is_to_be_compared(self, desired: DesiredCluster, first: Observation) -> bool:
+        if first.is_as_wished or not first.is_late:
+            self._compared_at.pop(desired.cluster_id, None)
+            return first.is_as_wished
+        now = time.monotonic()
+        if now - self._compared_at.get(desired.cluster_id, -math.inf) < COMPARE_LATE_SECONDS:
+            return False
+        self._compared_at[desired.cluster_id] = now
+        return True
 
     def _ask(self, namespace: str, nodes: tuple[int, ...]) -> dict[int, Look]:
         """Ask each broker how it is, and the first that knows which brokers there are."""

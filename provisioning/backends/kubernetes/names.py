@@ -15,6 +15,8 @@ _PREFIX = "fp-"
 CLUSTER = "flowplane.dev/cluster"
 MANAGED_BY = "app.kubernetes.io/managed-by"
 COMPONENT = "app.kubernetes.io/component"
+# What pods may do in a namespace of ours.
+POD_SECURITY = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in ("enforce", "audit", "warn")}
 # Of everything of any cluster that we applied, or that Kubernetes made from what we applied.
 OURS = f"{MANAGED_BY}={MANAGER},{CLUSTER}"
 

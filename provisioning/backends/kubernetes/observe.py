@@ -29,8 +29,14 @@ from provisioning.spec import (
 
 # Seen: a second or two on a busy machine. The gateway learns of its partitions within this, too.
 FRESH_SECONDS = 30.0
+# Where a cluster's own Service is the edge: what of each of its ports clients use.
+SERVICE_EDGES = {"nodePort": "nodePort", "loadBalancer": "port"}
+# A start takes some eight seconds; on a machine that has much to do, three times that.
+LATE_SECONDS = 30.0
 # Namespace, StatefulSet, pods, claims, and a list for each kind of object that a cluster owns: counted in a test.
 LOOK_REQUESTS = 14
+# Several brokers are asked at every look, each twice, and one of them which there are (`engine.health.look_at`).
+LOOK_REQUESTS_OF_A_BROKER = 2
 _EPOCH = datetime.fromtimestamp(0, UTC)
 # What Kubernetes says of a namespace that does not go, each true when it is so.
 _STUCK = (
@@ -51,6 +57,7 @@ class Scene:
         looks: what brokers said, of those that were asked.
         drift: which object is not as rendered, "" when all are, None when that was not looked at.
         backup: how far the wished backup is.
+        service: where clients go, of those regions where it has ports of its own.
     """
 
     namespace: Object | None = None
@@ -63,6 +70,7 @@ class Scene:
     looks: Mapping[int, Look] = field(default_factory=dict)
     drift: str | None = None
     backup: tuple[Work, str] = (Work.ABSENT, "")
+    service: Object | None = None
     now: datetime = _EPOCH
 
 
@@ -102,8 +110,8 @@ class Observation:
             backup_detail=backup_detail,
             keeps_former=any(self._contents(node).former is not None for node in self._claims),
             waits_for=self._waits_for() or data_detail or backup_detail,
-            look_requests=LOOK_REQUESTS,
-            endpoint=self._endpoint() if self._scene.stateful_set is not None else None,
+            look_requests=self._look_requests,
+            endpoint=self._endpoint(),
             restarts=self._starts + max((pod.restarts for pod in self._pods.values()), default=0),
             last_exit=self._last_exit(),
         )
@@ -111,10 +119,22 @@ class Observation:
     @property
     def is_as_wished(self) -> bool:
         """Whether all wished brokers are ready, and were started as they are wished: then drift is worth a look."""
+        return self._is_started_as_wished and set(self._desired.nodes) <= set(self.ready)
+
+    @property
+    def is_late(self) -> bool:
+        """Whether all were started as wished a while ago, and some are not ready: what they lack may be an object."""
+        waiting = [pod for node, pod in self._pods.items() if node in self._desired.nodes and not pod.is_ready]
+        ages = [(self._scene.now - pod.age_began).total_seconds() for pod in waiting]
+        return self._is_started_as_wished and max(ages, default=0.0) > LATE_SECONDS
+
+    @property
+    def _is_started_as_wished(self) -> bool:
+        """What is wished otherwise, or not restored yet, must not become the template that a pod comes back with."""
         pods = [self._pods.get(node) for node in self._desired.nodes]
         return all(
             pod is not None
-            and pod.is_ready
+            and not pod.is_stopping
             and pod.digest == self._desired.digest
             and pod.data_epoch == self._desired.data.epoch
             for pod in pods
@@ -156,6 +176,11 @@ class Observation:
             if not pod.is_engine_up and not pod.is_stopping
         ]
         return any([*patience, *slow])
+
+    @property
+    def _look_requests(self) -> int:
+        brokers = len(self._desired.nodes)
+        return LOOK_REQUESTS + (LOOK_REQUESTS_OF_A_BROKER * brokers + 1 if brokers > 1 else 0)
 
     @property
     def _is_single(self) -> bool:
@@ -314,13 +339,22 @@ class Observation:
             return f"The region's quota does not allow the engine's pods: {sentence(said)}"
         return f"{words.removesuffix('.')}: {sentence(said)}"
 
-    def _endpoint(self) -> Endpoint:
-        host, settings = self._desired.host_name, self._settings
+    def _endpoint(self) -> Endpoint | None:
+        host, (grpc, rest) = self._desired.host_name, self._ports()
+        if self._scene.stateful_set is None or grpc is None:
+            return None
         # Gateways of their own ask nobody for a token by REST, so the chart keeps that off.
         is_guarded = self._desired.gateway is Gateway.EMBEDDED
-        has_rest = settings.rest_port is not None and self._desired.release.serves_rest and is_guarded
-        rest = f"https://{host}:{settings.rest_port}" if has_rest else ""
-        return Endpoint(grpc=f"{host}:{settings.endpoint_port}", rest=rest)
+        has_rest = rest is not None and self._desired.release.serves_rest and is_guarded
+        return Endpoint(grpc=f"{host}:{grpc}", rest=f"https://{host}:{rest}" if has_rest else "")
+
+    def _ports(self) -> tuple[int | None, int | None]:
+        """Return under which ports clients reach gRPC and REST: one edge has the same for all clusters."""
+        if self._settings.edge not in SERVICE_EDGES:
+            return self._settings.endpoint_port, self._settings.rest_port
+        ports = ((self._scene.service or {}).get("spec") or {}).get("ports") or ()
+        told = {one.get("name"): one.get(SERVICE_EDGES[self._settings.edge]) for one in ports}
+        return told.get("grpc"), told.get("rest")
 
     def _last_exit(self) -> str:
         """Return the last unexpected end of any broker."""

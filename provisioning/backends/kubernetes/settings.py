@@ -60,6 +60,11 @@ class KubernetesSettings:
     store: BackupStore | None = None
     budget: Budget = Budget()
 
+    @property
+    def edge(self) -> str:
+        """How clients outside reach engines: the chart's `edge.kind`."""
+        return str((self.values.get("edge") or {}).get("kind", "none"))
+
 
 def read_values(path: Path | None) -> Mapping[str, Any]:
     """Return a region's own values for the chart; a region without such a file has none.

@@ -19,6 +19,7 @@ from provisioning.backends.kubernetes.names import (
     MANAGED_BY,
     MANAGER,
     OURS,
+    POD_SECURITY,
     REGISTER,
     SYSTEM,
     TOKEN_KEYS,
@@ -48,7 +49,7 @@ def ensure_config_map(api: Api, name: str, data: Mapping[str, str], notes: Mappi
 
 
 def _ensure_namespace(api: Api) -> None:
-    about = {"name": SYSTEM, "labels": {MANAGED_BY: MANAGER}}
+    about = {"name": SYSTEM, "labels": {MANAGED_BY: MANAGER, **POD_SECURITY}}
     try:
         api.create(NAMESPACE, "", {"apiVersion": "v1", "kind": "Namespace", "metadata": about})
     except Changed:

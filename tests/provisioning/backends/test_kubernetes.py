@@ -22,8 +22,9 @@ from provisioning.backends.kubernetes.kinds import INGRESS
 from provisioning.backends.kubernetes.watch import Watch
 from provisioning.errors import Fenced
 from provisioning.executor import execute
-from provisioning.planner import StartEngine, plan
+from provisioning.planner import StartEngine, Wait, plan
 from provisioning.spec import DesiredCluster, Gateway, Lifecycle
+from provisioning.states import StepKind
 from tests.kubernetes import Kubernetes, Namespace, eventually
 from tests.provisioning.backends.contract import (
     NOTICE_SECONDS,
@@ -38,7 +39,14 @@ from tests.provisioning.backends.contract import (
     persist,
     start,
 )
-from tests.provisioning.backends.kubernetes_stage import CHART, KubernetesStage, make_settings, served_store
+from tests.provisioning.backends.kubernetes_stage import (
+    CHART,
+    KubernetesStage,
+    make_settings,
+    node_address,
+    served_store,
+)
+from tests.provisioning.backends.tokens import EngineClient
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(600)]
 
@@ -252,13 +260,11 @@ def test_what_others_note_on_a_rule_stays_when_it_is_put_right(
 
 def test_what_the_regions_edge_needs_is_made_watched_and_pruned(kubernetes_stage: KubernetesStage) -> None:
     stage = kubernetes_stage
-    values = {**stage.settings.values, "edge": {"kind": "ingress"}}
-    backend = KubernetesBackend(replace(stage.settings, values=values))
-    # One that no node has room for, so that nothing runs.
-    desired = stage.desired(size=replace(stage.desired().size, memory_mib=900_000))
+    backend = behind(stage, "ingress")
+    desired = without_room(stage)
     place = namespace(stage, desired)
     labels = {"app.kubernetes.io/managed-by": "flowplane", "flowplane.dev/cluster": str(desired.cluster_id)}
-    backend.start(desired, (), epoch=stage.next_epoch())
+    persist(backend.start, desired, (), epoch=stage.next_epoch())
     try:
         made = place.get("ingress/grpc")
         left_over = {**made, "metadata": {"name": "left-over", "labels": labels}}
@@ -267,12 +273,60 @@ def test_what_the_regions_edge_needs_is_made_watched_and_pruned(kubernetes_stage
         place.kubectl("create", "-f", "-", objects=json.dumps(left_over))
         assert next(changes) == desired.cluster_id
         changes.close()
-        backend.start(desired, (), epoch=stage.next_epoch())
+        persist(backend.start, desired, (), epoch=stage.next_epoch())
 
         assert made["spec"]["rules"][0]["host"] == desired.host_name
         assert [one["metadata"]["name"] for one in place.get("ingress")["items"]] == ["grpc"]
+        # Another edge is chosen for the region; what the former one needed must not lead clients here any more.
+        persist(behind(stage, "none").start, desired, (), epoch=stage.next_epoch())
+        assert place.get("ingress")["items"] == []
     finally:
-        backend.delete(desired.cluster_id, epoch=stage.next_epoch())
+        persist(backend.delete, desired.cluster_id, epoch=stage.next_epoch())
+
+
+def behind(stage: KubernetesStage, edge: str) -> KubernetesBackend:
+    """The same region with another edge."""
+    return KubernetesBackend(replace(stage.settings, values={**stage.settings.values, "edge": {"kind": edge}}))
+
+
+def without_room(stage: KubernetesStage) -> DesiredCluster:
+    """A cluster that no node has room for, so that nothing of it runs."""
+    return stage.desired(size=replace(stage.desired().size, memory_mib=900_000))
+
+
+def test_behind_ports_of_the_node_each_cluster_is_reached_under_its_own(kubernetes_stage: KubernetesStage) -> None:
+    stage, desired = kubernetes_stage, kubernetes_stage.desired()
+    backend = behind(stage, "nodePort")
+    persist(backend.start, desired, desired.nodes, epoch=stage.next_epoch())
+    try:
+        sight = await_sight(backend, desired, is_well(desired))
+        assert sight.endpoint is not None
+        host, _, port = sight.endpoint.grpc.partition(":")
+        address = f"{node_address(stage.cluster)}:{port}"
+        with EngineClient(address, stage.authority, name=host) as engine:
+            await_answer(engine, stage.issuer.token(desired.audience))
+        ports = namespace(stage, desired).get("service/gateway")["spec"]["ports"]
+    finally:
+        persist(backend.delete, desired.cluster_id, epoch=stage.next_epoch())
+
+    assert host == desired.host_name
+    assert int(port) in {one["nodePort"] for one in ports}
+
+
+def test_what_an_engine_that_does_not_come_up_lacks_is_made_again(kubernetes_stage: KubernetesStage) -> None:
+    """Without the brokers' Service several would never find each other; without the policy anybody may call."""
+    stage, desired = kubernetes_stage, without_room(kubernetes_stage)
+    place = namespace(stage, desired)
+    persist(stage.backend.start, desired, desired.nodes, epoch=stage.next_epoch())
+    try:
+        await_sight(stage.backend, desired, lambda sight: plan(desired, sight) == Wait(StepKind.AWAIT_HEALTHY))
+        place.kubectl("delete", "networkpolicy/default-deny", "service/brokers", "--wait=true")
+        await_sight(stage.backend, desired, lambda sight: plan(desired, sight) == StartEngine(()))
+        persist(stage.another_backend().start, desired, (), epoch=stage.next_epoch())
+        assert place.get("networkpolicy/default-deny")["spec"]["podSelector"] == {}
+        assert place.get("service/brokers")["spec"]["clusterIP"] == "None"
+    finally:
+        persist(stage.backend.delete, desired.cluster_id, epoch=stage.next_epoch())
 
 
 # --- whose it is ------------------------------------------------------------------------------------------------------

@@ -303,6 +303,43 @@ def test_drift_is_looked_for_only_where_all_brokers_were_started_as_wished() -> 
     assert not is_worth_a_look(THREE, ready(0, wish=THREE), ready(1, wish=THREE))
 
 
+def test_what_does_not_come_up_is_compared_after_a_while_once_it_was_started_as_wished() -> None:
+    def is_late(wish: DesiredCluster, *pods: dict[str, Any]) -> bool:
+        return Observation(wish, Scene(namespace(), workload(), pods, now=NOW), SETTINGS).is_late
+
+    assert is_late(WISH, pod(made_ago=60))
+    assert not is_late(WISH, pod(made_ago=10)), "a start takes as long"
+    assert not is_late(WISH, ready())
+    assert not is_late(replace(WISH, license_key="other"), pod(made_ago=60))
+    assert not is_late(RESTORED, pod(made_ago=60))
+    assert not is_late(THREE, pod(0, THREE), pod(1, THREE)), "the third is to be started first, which applies all"
+    assert is_late(THREE, ready(0, wish=THREE), pod(1, THREE), ready(2, wish=THREE))
+
+
+def test_a_service_that_is_the_edge_itself_has_ports_of_its_own() -> None:
+    wish = replace(WISH, release=desired_release("8.6.0"))
+    ports = [{"name": "grpc", "port": 26500, "nodePort": 30111}, {"name": "rest", "port": 8080, "nodePort": 30222}]
+    scene = Scene(namespace(), workload(), (ready(wish=wish),), (claim(),), service={"spec": {"ports": ports}}, now=NOW)
+
+    def told(edge: str, scene: Scene = scene) -> tuple[str, str] | None:
+        settings = replace(SETTINGS, values={"edge": {"kind": edge}})
+        endpoint = Observation(wish, scene, settings).report().endpoint
+        return None if endpoint is None else (endpoint.grpc, endpoint.rest)
+
+    host = wish.host_name
+    assert told("nodePort") == (f"{host}:30111", f"https://{host}:30222")
+    assert told("loadBalancer") == (f"{host}:26500", f"https://{host}:8080")
+    assert told("ingress") == (f"{host}:443", "")
+    assert told("nodePort", replace(scene, service=None)) is None
+
+
+def test_looks_at_several_brokers_are_counted_as_what_they_cost() -> None:
+    three = tuple(ready(node, wish=THREE) for node in range(3))
+
+    assert seen(pods=(ready(),)).look_requests == 14
+    assert seen(THREE, pods=three, claims=tuple(map(claim, range(3)))).look_requests == 14 + 2 * 3 + 1
+
+
 @pytest.mark.parametrize(
     ("contents", "word", "keeps"),
     [
