@@ -73,6 +73,7 @@ def browser(scheme: Literal["light", "dark"] = "light") -> Iterator[BrowserConte
             profile,
             executable_path=program,
             headless=True,
+            timeout=120_000,
             args=switches,
             color_scheme=scheme,
             viewport={"width": DESKTOP[0], "height": DESKTOP[1]},

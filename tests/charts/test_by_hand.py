@@ -9,7 +9,7 @@ import pytest
 
 from tests.charts.installations import NEW, OLD, Installation, prepared
 from tests.kubernetes import Kubernetes, eventually
-from tests.provisioning.backends.tokens import Issuer, insist
+from tests.provisioning.backends.tokens import PATIENCE_SECONDS, Issuer, insist
 
 pytestmark = [pytest.mark.kubernetes, pytest.mark.timeout(1800)]
 
@@ -38,7 +38,7 @@ def test_one_broker_serves_is_guarded_upgraded_and_taken_back(installation: Inst
     installation.wait()
     assert installation.last_word("broker-0") == f"data {OLD} 0\nformer none\n"
     with installation.client() as client:
-        assert eventually(lambda: client.ask(installation.token) == "OK"), installation.logs()
+        assert eventually(lambda: client.ask(installation.token) == "OK", seconds=PATIENCE_SECONDS), installation.logs()
         for name, token in installation.issuer.bad_tokens(installation.values["cluster"]["audience"]).items():
             assert client.ask(token) == "UNAUTHENTICATED", name
         insist(lambda: client.deploy(installation.token))
@@ -82,8 +82,8 @@ def test_three_brokers_serve(installation: Installation, mode: str) -> None:
     if mode == "standalone":
         installation.namespace.kubectl("rollout", "status", "deployment/gateway", "--timeout=200s")
     with installation.client() as client:
-        assert eventually(lambda: client.ask(installation.token) == "OK"), installation.logs()
-        assert eventually(lambda: set(client.leaders(installation.token)) == {1, 2, 3}, seconds=60)
+        assert eventually(lambda: client.ask(installation.token) == "OK", seconds=PATIENCE_SECONDS), installation.logs()
+        assert eventually(lambda: set(client.leaders(installation.token)) == {1, 2, 3}, seconds=PATIENCE_SECONDS)
         insist(lambda: client.deploy(installation.token))
         insist(lambda: client.run_deployed(installation.token))
     quota = installation.namespace.get("resourcequota", "engine")["status"]

@@ -129,5 +129,8 @@ def files(place: Path, *, except_below: tuple[Path, ...] = ()) -> Iterator[Piece
         with suppress(FileNotFoundError):
             yield str(place), place.read_bytes()
         return
-    for inner in sorted(place.iterdir()):
+    inside: list[Path] = []
+    with suppress(FileNotFoundError):  # a folder of an engine's own may be gone by now
+        inside = sorted(place.iterdir())
+    for inner in inside:
         yield from files(inner, except_below=except_below)

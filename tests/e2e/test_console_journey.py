@@ -38,7 +38,8 @@ def test_from_sign_up_to_the_environment_file(stack: Stack) -> None:
         cluster_id = ada.create_cluster()
         require_fit(ada)
         # The operation's own page keeps its steps, the cluster's shows them until it is over.
-        ada.page.locator("#live a[href^='/operations/']").first.click()
+        ada.open("/operations")
+        ada.page.locator("a[href^='/operations/']").first.click()
         expect(ada.page.locator("#live")).to_contain_text("Start the engine")
         require_fit(ada)
         ada.open(f"/clusters/{cluster_id}")

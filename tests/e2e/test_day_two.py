@@ -108,7 +108,7 @@ def test_a_cluster_of_one_broker_is_upgraded_restored_copied_and_proven(stack: S
         assert proven["loss_seconds"] > 0
         # Its creation has succeeded; the removal follows.
         copy_id = proof["cluster_id"]
-        wait_for(lambda: None if stack.engines(copy_id) else True, seconds=60, what="The removal of the drill's engine")
+        wait_for(lambda: None if stack.engines(copy_id) else True, seconds=120, what="The end of the drill's engine")
         print(f"a drill: recovered in {proven['recovery_seconds']:.1f} s, lacks {proven['loss_seconds']:.1f} s")
 
         act(customer, f"{at}/restore-backup", {"backup": latest["id"]})

@@ -280,7 +280,7 @@ def test_a_broker_that_forgets_everything_loses_nothing(
     for _ in range(20):
         subprocess.run([cli, "-s", stack.home.broker_socket, "FLUSHALL"], check=True, capture_output=True)
         time.sleep(0.1)
-    assert customer.finished(operation, seconds=60)["state"] == "succeeded"
+    assert customer.finished(operation)["state"] == "succeeded"
     customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
 
 

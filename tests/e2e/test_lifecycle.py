@@ -126,8 +126,8 @@ def test_revoking_access_makes_old_tokens_worthless_and_env_files_stay(
     old = stack.access_token(variables)
     operation = customer.api("POST", f"/clusters/{cluster['id']}/revoke-access")
     assert customer.finished(operation)["state"] == "succeeded"
+    until_accepted(variables, stack.access_token(variables))
     assert refused(variables, old)
-    assert not refused(variables, stack.access_token(variables))
 
 
 def test_a_killed_engine_comes_back(
@@ -139,7 +139,7 @@ def test_a_killed_engine_comes_back(
     def replaced() -> bool | None:
         return True if stack.engines(cluster["id"]) not in ([], [engine]) else None
 
-    wait_for(replaced, seconds=60, what="Another engine")
+    wait_for(replaced, seconds=120, what="Another engine")
     customer.until(cluster["id"], "healthy")
     assert len(stack.engines(cluster["id"])) == 1
     until_accepted(variables, stack.access_token(variables))
@@ -177,7 +177,7 @@ def test_an_engine_that_is_restarted_while_flowplane_is_off_accepts_the_tokens_i
     def brought_back() -> list[int] | None:
         return stack.engines(cluster["id"]) or None
 
-    assert len(wait_for(brought_back, seconds=60, what="Flowplane's own engine")) == 1
+    assert len(wait_for(brought_back, seconds=120, what="Flowplane's own engine")) == 1
     customer.until(cluster["id"], "healthy")
     until_accepted(variables, token)
 
@@ -251,7 +251,7 @@ def test_a_change_is_accepted_and_done_without_redis(stack: Stack, customer: Cus
     with stack.without("redis"):
         answer = customer.request("POST", f"/clusters/{cluster['id']}/suspend")
         assert answer.status_code == 202
-        customer.until(cluster["id"], "suspended", seconds=60)
+        customer.until(cluster["id"], "suspended")
     customer.finished(customer.api("POST", f"/clusters/{cluster['id']}/resume"))
 
 

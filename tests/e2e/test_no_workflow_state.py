@@ -19,6 +19,7 @@ import examples.order_fulfilment
 from embedded.doors import wait_for
 from tests.e2e.canaries import files, hits, listening, our_files, postgres_dump, postgres_files, redis_keys
 from tests.e2e.stack import Stack
+from tests.provisioning.backends.tokens import insist
 
 pytestmark = [pytest.mark.stack, pytest.mark.engine, pytest.mark.timeout(900)]
 
@@ -61,7 +62,8 @@ def work(variables: Mapping[str, str], token: str, canaries: Mapping[str, str]) 
     order = {"id": canaries["correlation key"], "customer": canaries["variable"], "items": [], "total": 1}
     with engine(variables, token) as (stub, call):
         resource = messages.Resource(name=f"{canaries['resource name']}.bpmn", content=marked_process(canaries))
-        stub.DeployResource(messages.DeployResourceRequest(resources=[resource]), **call)
+        # The engine has only just come up.
+        insist(lambda: stub.DeployResource(messages.DeployResourceRequest(resources=[resource]), **call))
         stub.PublishMessage(
             messages.PublishMessageRequest(
                 name=canaries["message name"],

@@ -49,7 +49,7 @@ def test_no_call_fails_while_everything_of_ours_is_off(
     assert counts.failed == []
     assert counts.calls > seconds / 5
     by_hand.terminate()
-    by_hand.wait(60)
+    by_hand.wait(120)
 
     def three() -> bool | None:
         return len(stack.engines(cluster["id"])) == 3 or None
@@ -66,7 +66,7 @@ def restart_by_hand(stack: Stack, broker: int) -> subprocess.Popen[bytes]:
     seen = Process(broker)
     command, variables, folder = seen.command[:-1], seen.environment, seen.working_directory
     os.kill(broker, signal.SIGTERM)
-    wait_for(lambda: None if is_alive(broker) else True, seconds=60, what="The broker's end")
+    wait_for(lambda: None if is_alive(broker) else True, seconds=120, what="The broker's end")
     return subprocess.Popen(
         command,
         env=variables,

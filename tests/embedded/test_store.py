@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import contextlib
 import io
 from typing import TYPE_CHECKING
 
@@ -60,7 +61,10 @@ def test_the_store_listens_on_loopback_only(bench: Testbench) -> None:
 
 def listening(process: Process) -> set[str]:
     """Addresses of a process's TCP sockets in state 0A, as the kernel writes them."""
-    held = {str(path.readlink()) for path in (process.folder / "fd").iterdir() if path.is_symlink()}
+    held = set()
+    for path in (process.folder / "fd").iterdir():
+        with contextlib.suppress(FileNotFoundError):  # closed meanwhile
+            held.add(str(path.readlink()))
     lines = [
         line.split() for table in ("tcp", "tcp6") for line in (process.folder / "net" / table).read_text().splitlines()
     ]

@@ -1,7 +1,6 @@
 """Asking again what the engine refused for now."""
 
 import asyncio
-import time
 from collections.abc import Awaitable, Callable
 from itertools import islice
 
@@ -109,7 +108,6 @@ def test_an_event_that_the_engine_already_has_counts_as_published() -> None:
 def test_an_event_carries_an_id_that_makes_publishing_it_again_harmless() -> None:
     gateway = BusyGateway("none", {})
     gateway.refusals["PublishMessage"] = [grpc.StatusCode.RESOURCE_EXHAUSTED]
-    started = time.monotonic()
 
     async def scenario() -> None:
         async with serving(gateway) as channel:
@@ -119,4 +117,3 @@ def test_an_event_carries_an_id_that_makes_publishing_it_again_harmless() -> Non
 
     (message,) = gateway.told
     assert (message.name, message.correlationKey, message.messageId) == ("order-shipped", "o-1", "order-shipped/o-1")
-    assert time.monotonic() - started < 5

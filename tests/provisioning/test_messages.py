@@ -148,7 +148,10 @@ def test_a_worker_whose_connections_broke_goes_on(
     (cluster,) = create(committed, shared, "orders")
     until(lambda: not open_operations(committed).exists())
     with connection.cursor() as cursor:
-        cursor.execute("SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE usename = current_user")
+        # With a time to wait: until each has ended.
+        cursor.execute(
+            "SELECT count(pg_terminate_backend(pid, 60000)) FROM pg_stat_activity WHERE usename = current_user"
+        )
         assert cursor.fetchone() != (0,), "the worker keeps its connections between messages"
     services.suspend_cluster(actor=committed.actor, cluster_id=cluster.pk)
     until(lambda: not open_operations(committed).exists())

@@ -28,7 +28,7 @@ def test_an_engine_answers_by_its_name(kubernetes: Kubernetes, version: str, tmp
     try:
         namespace.kubectl("create", "secret", "tls", "engine-tls", f"--cert={certificate}", f"--key={key}")
         namespace.kubectl("rollout", "status", "statefulset/broker", "--timeout=300s")
-        assert eventually(lambda: topology_version(host, certificate) == version), logs(namespace)
+        assert eventually(lambda: topology_version(host, certificate) == version, seconds=120), logs(namespace)
     finally:
         kubernetes.kubectl("delete", "namespace", namespace.name, "--wait=false")
 

@@ -27,7 +27,7 @@ PATIENCE_SECONDS = 180.0
 # A region may bring published keys to engines by its own slow ways: a kubelet looks once a minute.
 KEYS_SECONDS = 150.0
 # An engine is available before every router on the way to it has heard so.
-ROUTE_SECONDS = 30.0
+ROUTE_SECONDS = 120.0
 NOTICE_SECONDS = 3.0
 
 P = ParamSpec("P")
@@ -287,11 +287,11 @@ class BackendContract:
         persist(stage.backend.start, cluster, cluster.nodes, epoch=new)
 
         with pytest.raises(Fenced):
-            stage.another_backend().stop(cluster, cluster.nodes, epoch=old)
+            persist(stage.another_backend().stop, cluster, cluster.nodes, epoch=old)
         with pytest.raises(Fenced):
-            stage.another_backend().delete(cluster.cluster_id, epoch=old)
+            persist(stage.another_backend().delete, cluster.cluster_id, epoch=old)
         with pytest.raises(Fenced):
-            stage.another_backend().start(cluster, cluster.nodes, epoch=old)
+            persist(stage.another_backend().start, cluster, cluster.nodes, epoch=old)
         await_sight(stage.backend, cluster, is_well(cluster))
 
     def check_key_rotation(self, stage: Stage, cluster: DesiredCluster, sight: ObservedCluster) -> None:
@@ -385,7 +385,7 @@ class BackendContract:
         persist(stage.backend.delete, desired.cluster_id, epoch=new)
 
         with pytest.raises(Fenced):
-            stage.another_backend().start(desired, desired.nodes, epoch=old)
+            persist(stage.another_backend().start, desired, desired.nodes, epoch=old)
         # What it had begun it has to take back itself: nobody looks after the cluster any more.
         await_sight(stage.backend, desired, lambda sight: not sight.exists)
         assert stage.count_engines(desired.cluster_id) == 0
@@ -438,18 +438,20 @@ class BackendContract:
         wrong = replace(cluster, data=DesiredData(1, replace(backup, number=7)))
         absent = persist(stage.backend.observe, wrong)
         failed = restore(stage, wrong)
+        serving = await_sight(stage.backend, wrong, lambda sight: sight.available)
 
         assert absent.data is Work.ABSENT
         assert failed.data is Work.FAILED
         assert failed.data_detail.endswith(".")
-        assert failed.available
+        assert serving.restarts == absent.restarts
         assert not failed.broker(0).has_wished_data
 
     def check_restored(self, stage: Stage, restored: DesiredCluster, before: ObservedCluster) -> None:
         """The engine serves the former data until it is stopped; then it works on the backup's, and does not stall."""
         ready = restore(stage, restored)
         assert ready.data is Work.DONE, ready.data_detail
-        assert ready.available
+        serving = await_sight(stage.backend, restored, lambda sight: sight.available)
+        assert serving.restarts == before.restarts
         assert not ready.broker(0).has_wished_data
         persist(stage.backend.restore, restored, epoch=stage.next_epoch())
         stop(stage, restored)
@@ -650,7 +652,8 @@ class BackendContract:
                 await_sight(stage.backend, renewed, is_well(renewed))
                 engine.create_waiting(token, 2 * turn + 1)
                 assert down.entrance in {None, True}
-            assert engine.finish_waiting(token, set(range(6))) == set(range(6))
+            # What somebody's retry has made twice, in the test before, may be among them.
+            assert engine.finish_waiting(token, set(range(6))) >= set(range(6))
         persist(stage.backend.rebalance, renewed, epoch=stage.next_epoch())
         spread = await_sight(stage.backend, renewed, is_well(renewed))
 
@@ -669,11 +672,11 @@ class BackendContract:
         persist(stage.backend.rescale, trio, epoch=stage.next_epoch())
         await_sight(stage.backend, trio, is_settled(trio))
         retired = retire(stage, trio, 3)
+        await_sight(stage.backend, trio, is_settled(trio))
 
         assert four.digest == trio.digest
         assert grown.members == (0, 1, 2, 3)
         assert [broker.node for broker in retired.brokers] == [0, 1, 2]
-        assert retired.available
         assert stage.count_engines(trio.cluster_id, 3) == 0
 
     @pytest.mark.timeout(900)

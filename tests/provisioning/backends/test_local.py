@@ -59,12 +59,14 @@ from tests.provisioning.backends.conftest import (
     ignores_termination,
     wait_until,
 )
-from tests.provisioning.backends.contract import BackendContract, await_sight, client, start
+from tests.provisioning.backends.contract import BackendContract, await_sight, client, persist, start
 
 LAUNCHER = Path(sys.modules[LocalBackend.__module__].__file__ or "").with_name("launch.py")
 ACCEPTED_STATUSES = range(200, 400)
 
 
+# Five engines one after the other in the longest: each wait in it has our patience.
+@pytest.mark.timeout(900)
 class TestLocalBackend(BackendContract):
     """The contract."""
 
@@ -163,7 +165,7 @@ def test_without_its_own_token_nothing_answers_on_grpc_or_any_rest_path(local_st
     )
     assert bool(sight.endpoint and sight.endpoint.rest) is (version == "8.6.0")
     assert_only_loopback_listens(read_record(stage, cluster))
-    stage.backend.delete(cluster.cluster_id, epoch=stage.next_epoch())
+    persist(stage.backend.delete, cluster.cluster_id, epoch=stage.next_epoch())
 
 
 class RestDoor:
@@ -171,7 +173,7 @@ class RestDoor:
 
     def __init__(self, port: int, authority: Path) -> None:
         self._base = f"https://localhost:{port}"
-        self._http = urllib3.PoolManager(ca_certs=str(authority), retries=False, timeout=10)
+        self._http = urllib3.PoolManager(ca_certs=str(authority), retries=False, timeout=60)
 
     def ask(self, method: str, path: str, token: str | None) -> tuple[int, bytes]:
         """Status and body of one request."""
@@ -494,7 +496,7 @@ def test_an_engine_that_lost_its_record_is_not_doubled_and_can_be_deleted(local_
     with pytest.raises(Temporary):
         local_stage.backend.start(cluster, cluster.nodes, epoch=2)
     count_before = local_stage.count_engines(cluster.cluster_id)
-    local_stage.backend.delete(cluster.cluster_id, epoch=3)
+    persist(local_stage.backend.delete, cluster.cluster_id, epoch=3)
 
     assert count_before == 1
     assert not record.is_running()
@@ -652,7 +654,7 @@ def test_a_port_of_the_clusters_own_that_another_program_took_is_named(local_sta
     local_stage.backend.start(cluster, cluster.nodes, epoch=3)
 
     assert read_record(local_stage, cluster).ports == ports
-    local_stage.backend.delete(cluster.cluster_id, epoch=4)
+    persist(local_stage.backend.delete, cluster.cluster_id, epoch=4)
 
 
 def listener(port: int) -> closing[socket.socket]:
@@ -897,7 +899,7 @@ def test_an_engine_gets_its_own_settings_and_nothing_of_our_environment(
     assert f"CAMUNDA_IDENTITY_AUDIENCE={cluster.audience}\0" in environment
     assert KeyPairFiles(folder.tls).key.stat().st_mode & 0o777 == 0o400
     assert folder.path.stat().st_mode & 0o007 == 0
-    local_stage.backend.delete(cluster.cluster_id, epoch=2)
+    persist(local_stage.backend.delete, cluster.cluster_id, epoch=2)
 
 
 @pytest.mark.engine
@@ -923,7 +925,7 @@ def test_a_certificate_is_kept_while_it_lasts_and_renewed_in_its_last_third(loca
     assert names.get_values_for_type(x509.DNSName) == ["localhost", cluster.host_name]
     assert second == first
     assert third != first
-    local_stage.backend.delete(cluster.cluster_id, epoch=4)
+    persist(local_stage.backend.delete, cluster.cluster_id, epoch=4)
 
 
 @pytest.mark.engine
@@ -933,7 +935,7 @@ def test_observing_beside_a_running_watch_asks_the_engine_nothing(local_stage: L
     sight = seen_unasked(local_stage.backend, cluster, lambda sight: sight.available)
 
     assert 0 < sight.age_seconds < 5
-    local_stage.backend.delete(cluster.cluster_id, epoch=local_stage.next_epoch())
+    persist(local_stage.backend.delete, cluster.cluster_id, epoch=local_stage.next_epoch())
 
 
 def test_keys_are_replaced_only_when_they_differ_and_everybody_may_read_them(empty_stage: LocalStage) -> None:
@@ -966,7 +968,7 @@ def test_a_region_is_stopped_without_a_database_and_its_engines_do_not_read_as_c
     sight = local_stage.backend.observe(replace(cluster, lifecycle=Lifecycle.SUSPENDED))
     assert not sight.running
     assert sight.last_exit == ""
-    local_stage.backend.delete(cluster.cluster_id, epoch=local_stage.next_epoch())
+    persist(local_stage.backend.delete, cluster.cluster_id, epoch=local_stage.next_epoch())
 
 
 def test_a_damaged_note_does_not_keep_the_other_preparations_running(empty_stage: LocalStage) -> None:

@@ -18,6 +18,7 @@ from provisioning.states import Hold, LeftoverState, OperationState
 from tenants.actor import Actor, PrincipalKind
 from tenants.models import Audience, AuditEvent, Organization
 from tests.kubernetes import eventually
+from tests.provisioning.backends.contract import PATIENCE_SECONDS
 from tests.provisioning.backends.faults.customers import SLUG, Customer, Customers, desired_of, turns
 from tests.provisioning.backends.faults.proxy import Asked
 from tests.provisioning.backends.faults.stage import Region
@@ -147,7 +148,7 @@ def test_a_cluster_whose_row_was_lost_is_removed_when_an_operator_says_so(region
         entry.refresh_from_db()
         return entry.state == LeftoverState.GONE
 
-    assert eventually(is_gone, seconds=60), entry.error_message
+    assert eventually(is_gone, seconds=PATIENCE_SECONDS), entry.error_message
     assert is_away(region, cluster)()
     assert (entry.ended_at is not None, entry.due_at, entry.error_message) == (True, None, "")
     assert AuditEvent.objects.filter(

@@ -96,8 +96,12 @@ def test_what_took_the_place_of_a_namespace_while_it_was_being_removed_stays(
     assert "deletionTimestamp" not in left
 
 
-def test_what_an_older_turn_makes_while_a_removal_is_being_closed_is_not_left_behind(region: Region) -> None:
+def test_what_an_older_turn_makes_while_a_removal_is_being_closed_is_not_left_behind(
+    region: Region, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Guarantee: who closes has looked after writing the fence; who makes looks at the fence after that."""
+    # The answer waits for a whole start.
+    monkeypatch.setattr(api_module, "TIMEOUT", urllib3.Timeout(connect=2.0, read=90.0))
     desired, older = region.desired(), region.next_epoch()
 
     def after_an_older_turn(passage: Passage) -> None:
