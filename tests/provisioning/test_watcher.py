@@ -8,6 +8,7 @@ from datetime import timedelta
 from uuid import UUID
 
 import pytest
+from django.core.management import call_command
 from django.db import InterfaceError, OperationalError
 from django.db.models.functions import Now
 
@@ -41,6 +42,17 @@ def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
     assert not ended.is_set()
     is_over.set()
     assert ended.wait(60), "a watch that ends for any other reason ends the process"
+
+
+def test_the_process_ends_with_a_watch_of_its_own(region: PretendRegion, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever runs it starts it again: a watch that is silently dead would serve a frozen picture."""
+    monkeypatch.setattr(region, "changes", lambda _hears: iter(()))
+    # It would end this test's own transaction, and these handlers are pytest's.
+    monkeypatch.setattr(watcher, "close_old_connections", lambda: None)
+    monkeypatch.setattr("signal.signal", lambda *_: None)
+    with pytest.raises(SystemExit) as ended:
+        call_command("watch")
+    assert ended.value.code == 1
 
 
 def test_what_rests_in_a_region_that_is_not_heard_any_more_is_looked_at_sooner(

@@ -160,7 +160,7 @@ def patches(plural: str) -> Callable[[Asked], bool]:
 def test_a_server_that_never_answers_opens_the_breaker_of_its_region_alone(
     region: Region, healthy: DesiredCluster, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Guarantee: three silences, and no more is asked; silence never reads as absence; another region is served."""
+    """Guarantee: three silences, and no more is asked; silence never reads as absence; another way in is served."""
     monkeypatch.setattr(api_module, "TIMEOUT", urllib3.Timeout(connect=2.0, read=0.5))
     with region.proxy.trouble(hang) as met:
         for _ in range(5):

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from functools import partial
 from typing import Any
 
 import pytest
+from django.db.models.functions import Now
 
 from common.errors import Temporary
+from provisioning import wakeups
 from provisioning.backends.kubernetes.healing import MAX_HEALS
 from provisioning.models import Cluster
 from provisioning.planner import StartEngine, plan
 from tests.kubernetes import Namespace
+from tests.provisioning.backends.contract import await_change, follow
 from tests.provisioning.backends.faults.customers import Customers, desired_of, loop_until
 from tests.provisioning.backends.faults.stage import Region
 from tests.provisioning.backends.test_kubernetes import EDITS
@@ -63,12 +67,19 @@ def test_each_kind_is_put_right_in_place_with_what_others_wrote_on_it(region: Re
 
 @pytest.mark.chaos
 def test_all_that_was_deleted_is_made_again_by_the_loop_itself(customers: Customers) -> None:
-    """Guarantee: nobody asks for it: a turn finds it out, and no pod is restarted."""
+    """Guarantee (F24): nobody asks for it: the watch tells, a turn finds it out, and no pod is restarted."""
     row, region = customers.new().healthy(), customers.region
     desired = desired_of(row.pk)
     before = region.uids(desired)
-    region.place(desired).kubectl("delete", *EDITS, "--cascade=orphan")
-    Cluster.objects.filter(pk=row.pk).update(due_at=row.created_at)
+    Cluster.objects.filter(pk=row.pk).update(due_at=Now() + timedelta(hours=1))
+    said: list[str] = []
+
+    def delete() -> None:
+        said.append(region.place(desired).kubectl("delete", *EDITS, "--cascade=orphan"))
+
+    with follow(region.judge.another_backend(), row.pk, delete) as changes:
+        await_change(changes, row.pk, lambda: bool(said))
+    wakeups.wake(row.pk)
     loop_until(lambda: plan(desired, region.judge.backend.observe(desired)) is None)
     region.settle(desired)
 
