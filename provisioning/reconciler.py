@@ -403,7 +403,8 @@ def _stalled(
     row, stall = subject.row, subject.stall
     assert stall is not None, "only a stalled cluster comes here"
     is_held = bool(row.hold) or row.region.maintenance_since is not None
-    heals = isinstance(action, StartEngine) and observed.available and not is_held
+    # Without a broker to start it ends nothing: who may reach an engine holds of one that does not come up as well.
+    heals = isinstance(action, StartEngine) and (observed.available or not action.nodes) and not is_held
     may_start = heals and (row.start_after is None or row.start_after <= subject.now)
     return TurnOutcome(
         observed,

@@ -75,8 +75,8 @@ def two_releases(machine: Machine, old: Release, new_ports: Ports) -> Iterator[T
     supervisor = Supervisor(machine.home, machine.ports)
     theirs = old.programs(machine.home, machine.ports)
     kept = [*stores(machine.home, machine.parts, machine.ports), *theirs, *product(machine.home, new_ports)]
-    # That each ends by itself is judged, not how soon a busy machine lets it.
-    kept = [replace(one, stop_seconds=120) for one in kept]
+    # On a busy machine each may take a while longer than it has in earnest.
+    kept = [replace(one, stop_seconds=3 * one.stop_seconds) for one in kept]
     try:
         start_stores(machine, supervisor, kept)
         database.provide_roles(machine.home, machine.parts)

@@ -126,6 +126,7 @@ def test_revoking_access_makes_old_tokens_worthless_and_env_files_stay(
     old = stack.access_token(variables)
     operation = customer.api("POST", f"/clusters/{cluster['id']}/revoke-access")
     assert customer.finished(operation)["state"] == "succeeded"
+    assert not accepted(variables, old)
     until_accepted(variables, stack.access_token(variables))
     assert refused(variables, old)
 

@@ -168,6 +168,19 @@ def test_a_failed_upgrade_still_has_its_ended_brokers_started_again(
     assert any(fact.type == "Stalled" and fact.status == "True" for fact in view.conditions), "the change was resumed"
 
 
+def test_what_lies_around_an_engine_that_is_not_well_is_put_right_after_a_failure_too(
+    alice: Person, three: Cluster, region: PretendRegion
+) -> None:
+    """Who may reach it, above all; no broker is touched for that."""
+    half_upgraded(alice, three, region)
+    known = region.clusters[three.pk]
+    for broker in known.brokers.values():
+        broker.healthy = False
+    known.entrance, starts = False, known.starts
+    turn(three)
+    assert (known.entrance, known.starts) == (True, starts)
+
+
 def test_an_entrance_that_is_opened_again_is_no_start_of_the_engine(
     alice: Person, three: Cluster, region: PretendRegion
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
@@ -40,6 +41,8 @@ from provisioning.backends.kubernetes.names import (
     selector_of,
 )
 from provisioning.spec import DesiredCluster
+
+logger = logging.getLogger(__name__)
 
 WORKLOADS = frozenset({STATEFUL_SET.name, DEPLOYMENT.name, "Job"})
 
@@ -175,9 +178,10 @@ def prune(
     for kind in kinds:
         try:
             found = api.find(kind, ground.namespace, selector=selector, is_metadata_only=True).items
-        except (Missing, Permanent):
+        except (Missing, Permanent) as error:
             if not where_allowed:
                 raise
+            logger.debug("not looked for in %s: %s (%s)", ground.namespace, kind.plural, error.internal)
             continue
         for one in found:
             is_ours = labels(one).get(MANAGED_BY) == MANAGER and not meta(one).get("ownerReferences")

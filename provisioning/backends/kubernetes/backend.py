@@ -102,9 +102,10 @@ class KubernetesBackend:
         is_start = any(node >= held.replicas for node in idle)
         starts = held.starts + 1 if is_start else max(held.starts, 1)
         finished = self._lay_down(desired, ground, held, idle, replicas=replicas, starts=starts)
+        values = self._settings.values
         if not nodes:
-            values = self._settings.values
             apply.prune(self._api, ground, kinds_in(values), finished)
+        if not ground.is_new:
             apply.prune(self._api, ground, former_kinds_in(values), finished, where_allowed=True)
 
     def stop(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:

@@ -13,6 +13,8 @@ from common.errors import Temporary
 # Whoever edits by hand does not do it eight times in ten minutes; whatever does so by itself is told to a person.
 MAX_HEALS = 8
 WITHIN_SECONDS = 600.0
+# Whatever else is the matter with the cluster is looked at meanwhile.
+AGAIN_SECONDS = 60.0
 
 
 @dataclass(slots=True)
@@ -36,6 +38,6 @@ class Healing:
             raise Temporary(
                 "Something in the region changes this cluster's objects again and again, so they are left as they are "
                 "for a while. Find out what it is.",
-                retry_after_seconds=WITHIN_SECONDS - (now - times[0]),
+                retry_after_seconds=min(AGAIN_SECONDS, WITHIN_SECONDS - (now - times[0])),
             )
         times.append(now)

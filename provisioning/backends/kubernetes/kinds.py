@@ -81,23 +81,25 @@ def kind_of(rendered: Object) -> Kind:
 
 def kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
     """Return the kinds that clusters of a region have, by the region's own values for the chart."""
+    return (*OWNED, *(kind for kind, is_asked in _optional_in(values).items() if is_asked))
+
+
+def former_kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
+    """Return the kinds that clusters of a region may have from when its values were others."""
+    return tuple(kind for kind, is_asked in _optional_in(values).items() if not is_asked)
+
+
+def _optional_in(values: Mapping[str, Any]) -> Mapping[Kind, bool]:
     edge = values.get("edge") or {}
     route = edge.get("tlsRoute") or {}
     monitor = (values.get("monitoring") or {}).get("serviceMonitor") or {}
-    asked = {
+    return {
         INGRESS: edge.get("kind") == "ingress",
         Kind(TLS_ROUTE.name, TLS_ROUTE.plural, str(route.get("apiVersion") or TLS_ROUTE.group_version)): (
             edge.get("kind") == "tlsRoute"
         ),
         SERVICE_MONITOR: bool(monitor.get("enabled")),
     }
-    return (*OWNED, *(kind for kind, is_asked in asked.items() if is_asked))
-
-
-def former_kinds_in(values: Mapping[str, Any]) -> tuple[Kind, ...]:
-    """Return the kinds that clusters of a region may have from when its values were others."""
-    asked = {kind.name for kind in kinds_in(values)}
-    return tuple(kind for kind in OPTIONAL if kind.name not in asked)
 
 
 def in_order(rendered: Object) -> tuple[int, str]:

@@ -7,7 +7,7 @@ there are several and enough are ready.
 
 from __future__ import annotations
 
-import math
+import random
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -58,8 +58,10 @@ from provisioning.backends.kubernetes.pods import Pod
 from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import DesiredCluster, Lifecycle, ObservedCluster, Work
 
-# A cluster that does not come up is looked at every second; all its objects need not be.
+# A cluster that does not come up is looked at every second; all its objects, a dozen requests, need not be, and the
+# less the longer it lasts: whatever has become of a node, its engines are late together.
 COMPARE_LATE_SECONDS = 10.0
+MAX_COMPARE_LATE_SECONDS = 300.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,7 @@ class Lookout:
     charts: Charts
     settings: KubernetesSettings
     authority: Callable[[], Authority]
-    _compared_at: dict[UUID, float] = field(default_factory=dict)
+    _compares: dict[UUID, tuple[float, float]] = field(default_factory=dict)
 
     def observe(self, desired: DesiredCluster) -> ObservedCluster:
         """Return what is to be seen of one cluster.
@@ -125,12 +127,14 @@ class Lookout:
 
     def _is_to_be_compared(self, desired: DesiredCluster, first: Observation) -> bool:
         if first.is_as_wished or not first.is_late:
-            self._compared_at.pop(desired.cluster_id, None)
+            self._compares.pop(desired.cluster_id, None)
             return first.is_as_wished
         now = time.monotonic()
-        if now - self._compared_at.get(desired.cluster_id, -math.inf) < COMPARE_LATE_SECONDS:
+        soon = now + random.uniform(0, COMPARE_LATE_SECONDS)  # noqa: S311 - spreads load, hides nothing
+        due_at, pause = self._compares.setdefault(desired.cluster_id, (soon, COMPARE_LATE_SECONDS))
+        if now < due_at:
             return False
-        self._compared_at[desired.cluster_id] = now
+        self._compares[desired.cluster_id] = (now + pause, min(2 * pause, MAX_COMPARE_LATE_SECONDS))
         return True
 
     def _ask(self, namespace: str, nodes: tuple[int, ...]) -> dict[int, Look]:

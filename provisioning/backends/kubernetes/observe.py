@@ -351,7 +351,7 @@ class Observation:
     def _ports(self) -> tuple[int | None, int | None]:
         """Return under which ports clients reach gRPC and REST: one edge has the same for all clusters."""
         if self._settings.edge not in SERVICE_EDGES:
-            return self._settings.endpoint_port, self._settings.rest_port
+            return self._settings.endpoint_port, self._settings.rest_port if self._settings.leads_to_rest else None
         ports = ((self._scene.service or {}).get("spec") or {}).get("ports") or ()
         told = {one.get("name"): one.get(SERVICE_EDGES[self._settings.edge]) for one in ports}
         return told.get("grpc"), told.get("rest")

@@ -65,6 +65,15 @@ class KubernetesSettings:
         """How clients outside reach engines: the chart's `edge.kind`."""
         return str((self.values.get("edge") or {}).get("kind", "none"))
 
+    @property
+    def leads_to_rest(self) -> bool:
+        """Whether an edge that goes by names leads to REST as well, if it is told its port.
+
+        An Ingress knows one port for a name; a Gateway needs a listener for it.
+        """
+        route = (self.values.get("edge") or {}).get("tlsRoute") or {}
+        return {"ingress": False, "tlsRoute": bool(route.get("restListener"))}.get(self.edge, True)
+
 
 def read_values(path: Path | None) -> Mapping[str, Any]:
     """Return a region's own values for the chart; a region without such a file has none.

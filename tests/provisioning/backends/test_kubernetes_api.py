@@ -19,7 +19,7 @@ from provisioning.backends.kubernetes import api as api_module
 from provisioning.backends.kubernetes import watch as watch_module
 from provisioning.backends.kubernetes.budget import FAILURES_TO_OPEN, OPEN_SECONDS, Gate
 from provisioning.backends.kubernetes.errors import Changed, Expired, Missing, refusal
-from provisioning.backends.kubernetes.healing import MAX_HEALS, Healing
+from provisioning.backends.kubernetes.healing import AGAIN_SECONDS, MAX_HEALS, WITHIN_SECONDS, Healing
 from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD, Kind
 from provisioning.backends.kubernetes.settings import Budget
 from provisioning.backends.kubernetes.watch import Reflector, Watch
@@ -384,5 +384,6 @@ def test_what_is_changed_again_and_again_is_left_alone_for_a_while() -> None:
     with pytest.raises(Temporary, match="again and again") as refused:
         healing.begin(one_cluster)
     healing.begin(other)
-    now[0] += refused.value.retry_after_seconds + 1
+    assert refused.value.retry_after_seconds == AGAIN_SECONDS, "what else is the matter is not left alone as long"
+    now[0] += WITHIN_SECONDS + 1
     healing.begin(one_cluster)

@@ -322,14 +322,16 @@ def test_a_service_that_is_the_edge_itself_has_ports_of_its_own() -> None:
     scene = Scene(namespace(), workload(), (ready(wish=wish),), (claim(),), service={"spec": {"ports": ports}}, now=NOW)
 
     def told(edge: str, scene: Scene = scene) -> tuple[str, str] | None:
-        settings = replace(SETTINGS, values={"edge": {"kind": edge}})
+        settings = replace(SETTINGS, rest_port=8443, values={"edge": {"kind": edge}})
         endpoint = Observation(wish, scene, settings).report().endpoint
         return None if endpoint is None else (endpoint.grpc, endpoint.rest)
 
     host = wish.host_name
+    assert told("none") == (f"{host}:443", f"https://{host}:8443")
     assert told("nodePort") == (f"{host}:30111", f"https://{host}:30222")
     assert told("loadBalancer") == (f"{host}:26500", f"https://{host}:8080")
-    assert told("ingress") == (f"{host}:443", "")
+    assert told("ingress") == (f"{host}:443", ""), "it knows one port for a name"
+    assert told("tlsRoute") == (f"{host}:443", ""), "it has no listener for REST"
     assert told("nodePort", replace(scene, service=None)) is None
 
 
