@@ -125,8 +125,7 @@ class Observation:
     def is_late(self) -> bool:
         """Whether all were started as wished a while ago, and some are not ready: what they lack may be an object."""
         waiting = [pod for node, pod in self._pods.items() if node in self._desired.nodes and not pod.is_ready]
-        ages = [(self._scene.now - pod.age_began).total_seconds() for pod in waiting]
-        return self._is_started_as_wished and max(ages, default=0.0) > LATE_SECONDS
+        return self._is_started_as_wished and any(self._age(pod.found) > LATE_SECONDS for pod in waiting)
 
     @property
     def _is_started_as_wished(self) -> bool:
@@ -171,9 +170,7 @@ class Observation:
             return False
         patience = [self._age(self._scene.stateful_set) > 5 for node in self._desired.nodes if node not in self._pods]
         slow = [
-            (self._scene.now - pod.age_began).total_seconds() > 10
-            for pod in self._pods.values()
-            if not pod.is_engine_up and not pod.is_stopping
+            self._age(pod.found) > 10 for pod in self._pods.values() if not pod.is_engine_up and not pod.is_stopping
         ]
         return any([*patience, *slow])
 

@@ -94,10 +94,6 @@ class Pod:
         return max(0.0, (now - parse_time(str(until))).total_seconds() + grace)
 
     @property
-    def age_began(self) -> datetime:
-        return parse_time(str(meta(self.found)["creationTimestamp"]))
-
-    @property
     def engine(self) -> Mapping[str, Any]:
         """The engine's container, {} before there is one."""
         return next(
