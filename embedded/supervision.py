@@ -219,10 +219,15 @@ class Supervisor:
             time.sleep(0.1)
 
     def stop(self, names: Sequence[str]) -> None:
-        """Stop programs, in this order; one that does not run is fine."""
+        """Stop programs, in this order; one that does not run is fine, one that has just died does not come back."""
         for name in names:
-            with contextlib.suppress(Fault):
-                self._call("stopProcess", name, True)
+            while True:
+                with contextlib.suppress(Fault):
+                    self._call("stopProcess", name, True)
+                # Between its end and its next start supervisor knows of nothing to stop, and starts it all the same.
+                if self.states()[name] in ("STOPPED", "FATAL"):
+                    break
+                time.sleep(0.1)
 
     def states(self) -> dict[str, str]:
         """Return each program's state in supervisor's words."""

@@ -151,10 +151,16 @@ def test_engines_outlive_every_process_of_ours_and_are_adopted(
 ) -> None:
     (engine,) = stack.engines(cluster["id"])
     token = stack.access_token(variables)
-    for program in ("web", "worker", "clock", "watch"):
-        os.kill(stack.supervisor.pid_of(program), signal.SIGKILL)
+    killed = {program: stack.supervisor.pid_of(program) for program in ("web", "worker", "clock", "watch")}
+    for pid in killed.values():
+        os.kill(pid, signal.SIGKILL)
     assert not refused(variables, token)
-    wait_for(lambda: True if stack.is_complete() else None, seconds=60, what="The process runner's new processes")
+
+    def are_others() -> bool | None:
+        is_new = all(stack.supervisor.pid_of(program) != pid for program, pid in killed.items())
+        return (is_new and stack.is_complete()) or None
+
+    wait_for(are_others, seconds=60, what="The process runner's new processes")
     with stack.without("web", "worker", "clock", "watch", "redis", "postgres"):
         assert not refused(variables, token)
         assert is_alive(engine)

@@ -4,6 +4,8 @@ import os
 import signal
 import socket
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -77,6 +79,25 @@ def test_a_killed_program_comes_back(supervisor: Supervisor) -> None:
     before = processes_of(supervisor.home)["web"]
     os.kill(before.pid, signal.SIGKILL)
     wait_until(lambda: processes_of(supervisor.home).get("web", before) != before)
+
+
+def test_a_killed_program_that_is_stopped_before_its_next_start_stays_stopped(supervisor: Supervisor) -> None:
+    supervisor.launch([Program("web", SLEEP, 10)])
+    supervisor.start(["web"])
+    pid, runner = supervisor.pid_of("web"), supervisor.pid
+    time.sleep(0.3)  # until it waits for the next question
+    with ThreadPoolExecutor() as pool:
+        # It takes the connection, then sees the death, and only then reads what is asked.
+        os.kill(runner, signal.SIGSTOP)
+        try:
+            os.kill(pid, signal.SIGKILL)
+            stopped = pool.submit(supervisor.stop, ["web"])
+            time.sleep(0.5)
+        finally:
+            os.kill(runner, signal.SIGCONT)
+        stopped.result()
+    time.sleep(1.5)  # it looks about itself once a second
+    assert supervisor.states() == {"web": "STOPPED"}
 
 
 def test_a_program_that_does_not_stay_up_is_told_with_its_last_words(supervisor: Supervisor) -> None:
