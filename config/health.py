@@ -164,18 +164,25 @@ def _check_installation() -> Check:
 
 def _check_regions() -> Check:
     """Never a reason to be down either: the other regions are served, and engines of a silent one go on."""
-    said = [f"{slug}: {why}" for slug, why in _unusual_regions()]
-    return Check(True, f"Not as usual: {'; '.join(said)}." if said else "Every region answers.")
-
-
-def _unusual_regions() -> Iterator[tuple[str, str]]:
+    unusual, ages = [], []
     for region in selectors.regions():
-        if region.maintenance_since is not None:
-            yield region.slug, f"in maintenance since {minute(region.maintenance_since)}"
-        elif region.silent_since is not None:
-            yield region.slug, f"no answer since {minute(region.silent_since)}"
-        elif not wakeups.is_watched(region.slug):
-            yield region.slug, "nobody hears of its changes, which are found by looking, minutes later"
+        age = wakeups.watch_age_seconds(region.slug)
+        if why := _what_is_unusual(region, age):
+            unusual.append(f"{region.slug}: {why}")
+        elif age is not None:
+            ages.append(f"{region.slug} {age:.0f} s ago")
+    said = f"Not as usual: {'; '.join(unusual)}." if unusual else "Every region answers."
+    return Check(True, f"{said} Last heard: {', '.join(ages)}." if ages else said)
+
+
+def _what_is_unusual(region: Region, watch_age_seconds: float | None) -> str:
+    if region.maintenance_since is not None:
+        return f"in maintenance since {minute(region.maintenance_since)}"
+    if region.silent_since is not None:
+        return f"no answer since {minute(region.silent_since)}"
+    if watch_age_seconds is None:
+        return "nobody hears of its changes, which are found by looking, minutes later"
+    return ""
 
 
 def _overdue(rows: QuerySet[Model], time_field: str) -> tuple[int, float]:
@@ -375,8 +382,16 @@ def _regions() -> Iterator[Metric]:
         "1 while a watch has heard of a region within the last minute; 0 also while Redis does not answer.",
         labels=["region"],
     )
+    heard = GaugeMetricFamily(
+        "flowplane_region_watch_age_seconds",
+        "How long ago the watch heard of all of a region; no sample where none does.",
+        labels=["region"],
+    )
     for region in Region.objects.annotate(now=Now()).order_by("slug"):
-        watched.add_metric([region.slug], int(wakeups.is_watched(region.slug)))
+        age = wakeups.watch_age_seconds(region.slug)
+        watched.add_metric([region.slug], int(age is not None))
+        if age is not None:
+            heard.add_metric([region.slug], age)
         placed.add_metric([region.slug, region.state.value], region.placed)
         if region.max_clusters is not None:
             limit.add_metric([region.slug], region.max_clusters)
@@ -386,6 +401,7 @@ def _regions() -> Iterator[Metric]:
     yield limit
     yield silent
     yield watched
+    yield heard
 
 
 def _own_backup() -> Iterator[Metric]:

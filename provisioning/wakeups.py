@@ -27,7 +27,8 @@ RING_EXPIRES_SECONDS = 30
 RINGING = "flowplane.ringing"
 RINGING_MILLISECONDS = 1000
 
-# While this key stands in the broker, a process hears of the region's changes. It falls by itself once none does.
+# While this key stands in the broker, a process hears of the region's changes; its value says how many seconds old the
+# last news were when it was set. It falls by itself once none does.
 WATCHED = "flowplane.watched.{}"
 WATCHED_MILLISECONDS = 60_000
 
@@ -72,10 +73,10 @@ def hear() -> None:
         _asked(producer, lambda redis: redis.delete(RINGING))
 
 
-def note_watch(region_slug: str) -> None:
+def note_watch(region_slug: str, *, age_seconds: float) -> None:
     """Tell that a region is heard. Without a broker nobody knows, and clusters are looked at more often."""
     with suppress(OperationalError), current_app.producer_or_acquire() as producer:
-        _asked(producer, lambda redis: redis.set(WATCHED.format(region_slug), 1, px=WATCHED_MILLISECONDS))
+        _asked(producer, lambda redis: redis.set(WATCHED.format(region_slug), age_seconds, px=WATCHED_MILLISECONDS))
 
 
 def forget_watch(region_slug: str) -> None:
@@ -89,6 +90,23 @@ def is_watched(region_slug: str) -> bool:
     with suppress(OperationalError), current_app.producer_or_acquire() as producer:
         return bool(_asked(producer, lambda redis: redis.exists(WATCHED.format(region_slug))))
     return False
+
+
+def watch_age_seconds(region_slug: str) -> float | None:
+    """How many seconds ago all of a region was heard; None when no process hears it, or the broker does not answer."""
+
+    def ask(redis: Any) -> tuple[bytes | None, int]:
+        key = WATCHED.format(region_slug)
+        value, left = redis.pipeline(transaction=True).get(key).pttl(key).execute()
+        return value, left
+
+    with suppress(OperationalError), current_app.producer_or_acquire() as producer:
+        value, left_milliseconds = _asked(producer, ask)
+        if value is not None:
+            # By the broker's own clock: nobody else's says when the key was set.
+            age: float = float(value) + (WATCHED_MILLISECONDS - left_milliseconds) / 1000
+            return age
+    return None
 
 
 def _asked(producer: Any, question: Callable[[Any], Any]) -> Any:

@@ -27,8 +27,8 @@ Answer = TypeVar("Answer")
 
 # A region that refuses us is asked again so much later: a person has to act first.
 REFUSED_AGAIN_SECONDS = 30.0
-# Long before what was told last is forgotten.
-TELL_EVERY_SECONDS = 20.0
+# Long before what was told last is forgotten, and often enough for the age that is shown.
+TELL_EVERY_SECONDS = 5.0
 
 # A database that does not answer; it is told once, and nothing that the region says meanwhile is lost.
 AWAY_AGAIN_SECONDS = 2.0
@@ -87,15 +87,16 @@ def watch(watched: list[Region]) -> threading.Event:
     return ended
 
 
-def _telling(region_slug: str) -> Callable[[bool], None]:
+def _telling(region_slug: str) -> Callable[[float], None]:
     """Return what lets the workers know that a region is heard: they look at what rests there more rarely."""
     told_at = -math.inf
 
-    def tell(is_heard: bool) -> None:
+    def tell(age_seconds: float) -> None:
         nonlocal told_at
+        is_heard = age_seconds < math.inf
         if is_heard and time.monotonic() - told_at >= TELL_EVERY_SECONDS:
             told_at = time.monotonic()
-            wakeups.note_watch(region_slug)
+            wakeups.note_watch(region_slug, age_seconds=age_seconds)
         elif not is_heard and told_at > -math.inf:
             told_at = -math.inf
             wakeups.forget_watch(region_slug)

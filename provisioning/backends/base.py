@@ -105,9 +105,9 @@ class ClusterBackend(Protocol):
     def inventory(self) -> Iterator[Find]:
         """Everything of any cluster that is in the region; may take a while."""
 
-    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
+    def changes(self, hears: Callable[[float], None]) -> Iterator[UUID]:
         """Yield ids worth a look, for ever: first of every cluster there is, then of each that changes.
 
-        A hint: it may repeat, and it may miss some. `hears` is told every few seconds whether all of the region is
-        heard: nobody may count on hints of a region that was never reached, or has fallen silent.
+        A hint: it may repeat, and it may miss some. `hears` is told every few seconds how many seconds ago all of the
+        region was heard, and infinity when nobody may count on hints: it was never reached, or has fallen silent.
         """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from datetime import UTC, datetime, timedelta
 from typing import Any
 from uuid import uuid4
@@ -59,12 +60,17 @@ def test_ready_means_that_nothing_waits_too_long(client: WebClient) -> None:
 
 def test_a_region_that_is_away_is_said_and_no_reason_to_be_down(client: WebClient, region: PretendRegion) -> None:
     Region.objects.exclude(pk="pretend").delete()
-    wakeups.note_watch("pretend")
-    assert client.get("/readyz").json()["checks"]["regions"]["message"] == "Every region answers."
-    assert 'flowplane_region_watched{region="pretend"} 1.0' in client.get("/metrics").content.decode()
+    wakeups.note_watch("pretend", age_seconds=20)
+    said = client.get("/readyz").json()["checks"]["regions"]["message"]
+    assert re.fullmatch(r"Every region answers\. Last heard: pretend 2\d s ago\.", said)
+    said = client.get("/metrics").content.decode()
+    assert 'flowplane_region_watched{region="pretend"} 1.0' in said
+    assert 'flowplane_region_watch_age_seconds{region="pretend"} 2' in said
     wakeups.forget_watch("pretend")
     assert "pretend: nobody hears of its changes" in client.get("/readyz").json()["checks"]["regions"]["message"]
-    assert 'flowplane_region_watched{region="pretend"} 0.0' in client.get("/metrics").content.decode()
+    said = client.get("/metrics").content.decode()
+    assert 'flowplane_region_watched{region="pretend"} 0.0' in said
+    assert "flowplane_region_watch_age_seconds{" not in said
     Region.objects.filter(pk="pretend").update(
         silent_since=Now() - timedelta(hours=1), placed=3, max_clusters=4, silence="No."
     )

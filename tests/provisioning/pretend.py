@@ -259,8 +259,8 @@ class PretendRegion:
             yield Find(cluster_id, card=cluster.card, parts=("an engine",), epoch=self.epochs.get(cluster_id, 0))
         yield from self.strays
 
-    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
-        hears(True)
+    def changes(self, hears: Callable[[float], None]) -> Iterator[UUID]:
+        hears(0.0)
         yield from list(self.clusters)
 
     def finish(self) -> None:

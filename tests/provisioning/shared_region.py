@@ -104,10 +104,10 @@ class SharedRegion:
         with self.opened() as region:
             return region.observe(desired)
 
-    def changes(self, hears: Callable[[bool], None]) -> Iterator[UUID]:
+    def changes(self, hears: Callable[[float], None]) -> Iterator[UUID]:
         """Hear of nothing, for ever."""
         while True:
-            hears(True)
+            hears(0.0)
             time.sleep(0.2)
             yield from ()
 

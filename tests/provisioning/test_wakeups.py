@@ -59,8 +59,11 @@ def test_a_reminder_is_a_message_of_its_own() -> None:
 def test_a_watch_is_known_while_it_tells() -> None:
     slug = f"region-{uuid4().hex[:8]}"
     assert not wakeups.is_watched(slug)
-    wakeups.note_watch(slug)
+    assert wakeups.watch_age_seconds(slug) is None
+    wakeups.note_watch(slug, age_seconds=12.5)
     assert wakeups.is_watched(slug)
+    time.sleep(0.3)
+    assert 12.8 <= (wakeups.watch_age_seconds(slug) or 0) < 42  # it goes on to age; this machine may be busy
     assert not wakeups.is_watched(f"{slug}-2")
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -29,7 +30,7 @@ def test_a_region_that_does_not_let_us_watch_ends_no_other_regions_watch(
     has_come_back, is_over = threading.Event(), threading.Event()
     refusals = [Permanent("Give us the rights.")] * 3
 
-    def changes(_hears: Callable[[bool], None]) -> Iterator[UUID]:
+    def changes(_hears: Callable[[float], None]) -> Iterator[UUID]:
         if refusals:
             raise refusals.pop()
         has_come_back.set()
@@ -60,13 +61,14 @@ def test_what_rests_in_a_region_that_is_not_heard_any_more_is_looked_at_sooner(
 ) -> None:
     cluster = services.create_cluster(actor=alice.actor, request=ask()).cluster
 
-    def changes(hears: Callable[[bool], None]) -> Iterator[UUID]:
-        for is_heard in (False, True):
+    def changes(hears: Callable[[float], None]) -> Iterator[UUID]:
+        for age_seconds in (math.inf, 30.0):
             Cluster.objects.filter(pk=cluster.pk).update(due_at=Now() + timedelta(hours=1))
-            hears(is_heard)
-            assert wakeups.is_watched("pretend") is is_heard
+            hears(age_seconds)
+            assert wakeups.is_watched("pretend") is (age_seconds == 30)
             assert Cluster.objects.filter(pk=cluster.pk, due_at__gt=Now() + timedelta(minutes=59)).exists()
-        hears(False)
+        assert 30 <= (wakeups.watch_age_seconds("pretend") or 0) < 60
+        hears(math.inf)
         yield from ()
 
     monkeypatch.setattr(region, "changes", changes)

@@ -248,7 +248,7 @@ class KubernetesBackend:
         """See `ClusterBackend`. Three lists, and one request to the store."""
         return take_inventory(self._api, Store(self._settings.store) if self._settings.store else None)
 
-    def changes(self, hears: Callable[[bool], None]) -> Generator[UUID, None, None]:
+    def changes(self, hears: Callable[[float], None]) -> Generator[UUID, None, None]:
         """See `ClusterBackend`. May be closed. One process per region is enough."""
         return Watch(self._api, (*ALWAYS, *kinds_in(self._settings.values)), hears).run()
 

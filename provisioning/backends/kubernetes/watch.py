@@ -138,7 +138,7 @@ def _mark(one: Object) -> str:
 class Watch:
     """Follows one region; for one thread."""
 
-    def __init__(self, api: Api, kinds: tuple[Kind, ...], hears: Callable[[bool], None]) -> None:
+    def __init__(self, api: Api, kinds: tuple[Kind, ...], hears: Callable[[float], None]) -> None:
         self._hears = hears
         self._told: queue.SimpleQueue[UUID | BaseException] = queue.SimpleQueue()
         self._is_over = threading.Event()
@@ -156,7 +156,7 @@ class Watch:
             threading.Thread(target=reflector.run, args=[self._is_over], name=name, daemon=True).start()
         try:
             while True:
-                self._hears(self.is_heard)
+                self._hears(self.age_seconds)
                 yield from self._gather()
         finally:
             self._is_over.set()
@@ -168,9 +168,10 @@ class Watch:
         return {reflector.kind.plural: now - reflector.heard_at for reflector in self._reflectors}
 
     @property
-    def is_heard(self) -> bool:
-        """Whether every reflector has listed, and none has heard nothing for longer than bookmarks allow."""
-        return max(self.ages_seconds.values()) < SILENCE_SECONDS
+    def age_seconds(self) -> float:
+        """How long ago all of the region was heard; infinite when that is longer than bookmarks allow."""
+        oldest = max(self.ages_seconds.values())
+        return oldest if oldest < SILENCE_SECONDS else math.inf
 
     def _gather(self) -> Generator[UUID, None, None]:
         """Wait a while for news, and tell what comes with it, each cluster once."""

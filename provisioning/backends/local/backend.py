@@ -257,7 +257,7 @@ class LocalBackend:
         with on_disk():
             yield from take_inventory(self._region, Store(self._settings.store) if self._settings.store else None)
 
-    def changes(self, hears: Callable[[bool], None]) -> Generator[UUID, None, None]:
+    def changes(self, hears: Callable[[float], None]) -> Generator[UUID, None, None]:
         """See `ClusterBackend`. May be closed. One process per region is enough; it also keeps the sights fresh."""
         self._require_region()
         return Watch(self._region, hears).run()

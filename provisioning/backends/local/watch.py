@@ -43,7 +43,7 @@ class Watch:
     """Follows one region; not for several threads."""
 
     region: RegionFolder
-    hears: Callable[[bool], None]
+    hears: Callable[[float], None]
     _processes: dict[Seat, _Process] = field(default_factory=dict)
     # Of a broker's restore, and of a cluster that waits for its release.
     _progress: dict[BrokerFolder | UUID, str] = field(default_factory=dict)
@@ -58,7 +58,7 @@ class Watch:
             for cluster in self.region.clusters():
                 yield cluster.cluster_id
             while True:
-                self.hears(True)
+                self.hears(0.0)
                 yield from self._round()
         finally:
             for process in self._processes.values():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator
@@ -809,9 +810,10 @@ def follow(
     told: list[UUID] = []
     was_heard = is_quiet = False
 
-    def hears(is_heard: bool) -> None:
+    def hears(age_seconds: float) -> None:
         """Called every few seconds, however silent the region is."""
         nonlocal was_heard, is_quiet
+        is_heard = age_seconds < math.inf
         assert time.monotonic() < deadline, "what was waited for is not told"
         if was_heard and is_heard and not is_quiet and cluster_id not in told:
             is_quiet = True

@@ -107,7 +107,7 @@ def seen_unasked(
     """
     deadline = time.monotonic() + PATIENCE_SECONDS
 
-    def observe(_: bool) -> None:
+    def observe(_: float) -> None:
         assert time.monotonic() < deadline
         with (
             suppress(Asked),
