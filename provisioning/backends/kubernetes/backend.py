@@ -105,7 +105,8 @@ class KubernetesBackend:
         values = self._settings.values
         if not nodes:
             apply.prune(self._api, ground, kinds_in(values), finished)
-        if not ground.is_new:
+        # A broker's start beside others that run, as in a roll, finds what it left at the one before.
+        if not ground.is_new and not (nodes and held.alive):
             apply.prune(self._api, ground, former_kinds_in(values), finished, where_allowed=True)
 
     def stop(self, desired: DesiredCluster, nodes: Iterable[int], *, epoch: int) -> None:
