@@ -189,7 +189,7 @@ def test_told_to_stop_it_stops_the_program_and_ends(volume: Volume) -> None:
     with subprocess.Popen(["bash", str(SCRIPTS / SCRIPT)], env=environment) as script:
         pid = wait_for_pid(volume.home / "tmp" / "pid")
         script.send_signal(signal.SIGTERM)
-        assert script.wait(timeout=20) == 143
+        assert script.wait(timeout=120) == 143
     with pytest.raises(ProcessLookupError):
         os.kill(pid, 0)
 

@@ -64,11 +64,11 @@ give_up() {
 
 # fetch: run the program to its end. It is told to stop when this script is.
 fetch() {
-    local program status=0 code=$LATER words
+    local status=0 code=$LATER words
+    # Before the program begins: a container's first process is told nothing that it has set no trap for.
+    trap 'kill $(jobs -p) 2>/dev/null || true; wait; exit 143' TERM
     "$ENGINE_HOME/bin/restore" --backupId="$BACKUP" >"$LOG" 2>&1 &
-    program=$!
-    trap 'kill "$program" 2>/dev/null; wait "$program"; exit 143' TERM
-    wait "$program" || status=$?
+    wait $! || status=$?
     trap - TERM
     ((status != 0)) || return 0
     words=$(cause) || code=$?
