@@ -129,7 +129,7 @@ class Killer:
                         self._supervisor.start((name,))
 
     def _pid_of(self, name: str) -> int:
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, SetupError):
             return self._supervisor.pid_of(name)
         return 0
 

@@ -34,6 +34,8 @@ class Visitor:
         self._session = requests.Session()
         # The machine's proxies and CA bundles are for the outside world.
         self._session.trust_env = False
+        # A kept connection may be closed by the server just as the next request is sent on it.
+        self._session.headers["Connection"] = "close"
 
     def page(self, path: str) -> str:
         """Return a page's text.

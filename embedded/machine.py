@@ -16,7 +16,7 @@ from embedded.files import alone
 from embedded.home import Home, prepare, purge
 from embedded.processes import Process, processes_inside, run, runs_inside, stop, uninterrupted
 from embedded.setup import CHECKOUT, VENV
-from embedded.supervision import PRODUCT, STORES, Supervisor, programs, require_free_ports
+from embedded.supervision import PRODUCT, STORES, Supervisor, programs, require_free_ports, stop_orphans
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -188,6 +188,8 @@ def halt(machine: Machine, supervisor: Supervisor) -> None:
     """Stop our processes first, then the engines, so that nobody starts an engine again; the stores go last."""
     if supervisor.answers():
         supervisor.stop(tuple(reversed(PRODUCT)))
+    else:
+        stop_orphans(machine.home)
     try:
         stop_engines(machine)
     finally:

@@ -239,8 +239,14 @@ class Supervisor:
         return cast("int", self._call("getPID"))
 
     def pid_of(self, name: str) -> int:
-        """The process number of a running program."""
-        return cast("int", self._call("getProcessInfo", name)["pid"])
+        """The process number of a running program.
+
+        Raises:
+            SetupError: it does not run now. Its number would be 0, which means all of one's own to `kill`.
+        """
+        if not (pid := cast("int", self._call("getProcessInfo", name)["pid"])):
+            raise SetupError(f"The process {name} does not run.")
+        return pid
 
     def exit_status_of(self, name: str) -> int:
         """How a stopped program ended: 0 when it finished by itself, -1 when a signal ended it."""
