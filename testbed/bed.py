@@ -58,7 +58,7 @@ NODE_ADDRESS = "172.31.250.1"
 BRIDGE = "testbed0"
 # Every control plane has a sixteenth of it.
 SERVICE_NETWORKS = "10.96.0.0/12"
-END_SECONDS = 30.0
+END_SECONDS = 120.0
 
 
 @dataclass(frozen=True)

@@ -118,7 +118,7 @@ def _start_containerd(plane: Plane) -> None:
     )
     path = os.pathsep.join((str(plane.programs.folder), os.environ.get("PATH", os.defpath), "/usr/sbin", "/sbin"))
     plane.start("containerd", "--config", str(configuration), path=path)
-    wait_until(lambda: _ctr_answers(plane), f"containerd answers (see {plane.logs})", seconds=30)
+    wait_until(lambda: _ctr_answers(plane), f"containerd answers (see {plane.logs})", seconds=120)
 
 
 def _ctr_answers(plane: Plane) -> bool:

@@ -122,11 +122,20 @@ def marked_cluster() -> Kubernetes:
     return Kubernetes(cluster.kubeconfig, marker.get("data", {}).get("domain", ""))
 
 
-def eventually(is_so: Callable[[], bool], *, seconds: float = 30) -> bool:
-    """Tell whether it becomes so in time."""
+def eventually(is_so: Callable[[], bool], *, seconds: float = 120) -> bool:
+    """Tell whether it becomes so in time; a look that is refused is not so yet.
+
+    Raises:
+        Refused: the last look of all was.
+    """
     deadline = time.monotonic() + seconds
-    while not is_so():
-        if time.monotonic() > deadline:
-            return False
+    while True:
+        try:
+            if is_so():
+                return True
+            if time.monotonic() > deadline:
+                return False
+        except Refused:
+            if time.monotonic() > deadline:
+                raise
         time.sleep(0.3)
-    return True

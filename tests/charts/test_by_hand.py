@@ -28,7 +28,7 @@ spec:
 def installation(kubernetes: Kubernetes, helm: str, tmp_path: Path) -> Iterator[Installation]:
     """A namespace and the values for one cluster; nothing is installed yet."""
     kubernetes.apply(STRANGER)
-    kubernetes.kubectl("wait", "--for=condition=Ready", "pod/stranger", "-n", "default", "--timeout=60s")
+    kubernetes.kubectl("wait", "--for=condition=Ready", "pod/stranger", "-n", "default", "--timeout=240s")
     with prepared(kubernetes, helm, tmp_path, Issuer(), OLD) as made:
         yield made
 

@@ -109,7 +109,7 @@ def metadata(tenants: Tenants) -> Iterator[str]:
     }
     box |= {"lifecycle": {"preStop": {"exec": {"command": ["ip", "address", "del", f"{METADATA}/32", "dev", "lo"]}}}}
     default.kubectl("apply", "-f", "-", objects=pod("metadata", box, hostNetwork=True, nodeName=node))
-    default.kubectl("wait", "--for=condition=Ready", "pod/metadata", "--timeout=60s")
+    default.kubectl("wait", "--for=condition=Ready", "pod/metadata", "--timeout=240s")
     yield f"{METADATA}:80"
     default.kubectl("delete", "pod", "metadata", "--wait=true")
 
@@ -123,7 +123,7 @@ def neighbour(tenants: Tenants) -> Iterator[Namespace]:
     namespace = tenants.one.namespace
     namespace.kubectl("apply", "-f", "-", objects=pod("neighbour", BOX | {"readinessProbe": UNREADY}))
     try:
-        namespace.kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/neighbour", "--timeout=60s")
+        namespace.kubectl("wait", "--for=jsonpath={.status.phase}=Running", "pod/neighbour", "--timeout=240s")
         yield namespace
     finally:
         namespace.kubectl("delete", "pod", "neighbour", "--wait=true")
@@ -239,7 +239,7 @@ def workers(tenants: Tenants) -> Iterator[Namespace]:
     tenants.one.set(networkPolicy={"clientsFrom": [*EDGE, own]})
     try:
         place.kubectl("apply", "-f", "-", objects=pod("worker"))
-        place.kubectl("wait", "--for=condition=Ready", "pod/worker", "--timeout=60s")
+        place.kubectl("wait", "--for=condition=Ready", "pod/worker", "--timeout=240s")
         yield place
     finally:
         tenants.one.set()
@@ -342,7 +342,7 @@ def test_an_engine_holds_no_key_to_the_api(tenants: Tenants) -> None:
     look = ("bash", "-c", f"test -e {keys} || grep -q {keys} /proc/mounts")
     default.kubectl("apply", "-f", "-", objects=pod("careless"))
     try:
-        default.kubectl("wait", "--for=condition=Ready", "pod/careless", "--timeout=60s")
+        default.kubectl("wait", "--for=condition=Ready", "pod/careless", "--timeout=240s")
         assert default.can("careless", *look), "a pod that does not say no has one"
     finally:
         default.kubectl("delete", "pod", "careless", "--wait=false")

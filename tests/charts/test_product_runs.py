@@ -123,7 +123,7 @@ def trial(kubernetes: Kubernetes, helm: str, store: BackupStore) -> Iterator[Nam
     place = ("--kubeconfig", str(kubernetes.kubeconfig), "--namespace", NAMESPACE)
     inside = kubernetes.inside(NAMESPACE)
     run_helm(helm, "uninstall", RELEASE, *place)
-    kubernetes.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    kubernetes.kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=240s")
     labels = {"pod-security.kubernetes.io/enforce": "restricted"}
     kubernetes.apply(
         json.dumps({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE, "labels": labels}})

@@ -91,7 +91,7 @@ def config_map(name: str, value: str = "1") -> Object:
 
 
 def remove(cluster: Kubernetes, *namespaces: str) -> None:
-    cluster.kubectl("delete", "namespace", "--ignore-not-found", "--wait=true", "--timeout=120s", *namespaces)
+    cluster.kubectl("delete", "namespace", "--ignore-not-found", "--wait=true", "--timeout=240s", *namespaces)
 
 
 @pytest.fixture(scope="module")

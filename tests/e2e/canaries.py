@@ -71,7 +71,8 @@ def redis_keys(home: Home) -> Iterator[Piece]:
         b"stream": client.xrange,
     }
     for key in client.scan_iter():
-        yield f"Redis at {key!r}", key + repr(readers[client.type(key)](key)).encode()
+        if (kind := client.type(key)) != b"none":  # gone since
+            yield f"Redis at {key!r}", key + repr(readers[kind](key)).encode()
 
 
 class Wiretap:

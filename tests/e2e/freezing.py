@@ -8,48 +8,50 @@ import signal
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
+from uuid import UUID
 
+import psycopg
+
+from provisioning.backends.local.layout import RegionFolder
 from provisioning.backends.local.process import find_all_holders
 from tests.e2e.stack import Stack
 
 Found = TypeVar("Found")
+
+SLOW_SECONDS = 0.5
 
 
 @contextlib.contextmanager
 def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
     """Stop the worker's process while it holds the cluster's lease, outside any transaction and any call to the engine.
 
-    In such a call it would hold the engine itself, and everybody off until it wakes up. It cannot be told when to stop,
-    so it is stopped once in each turn until it was so: while an engine starts, which takes a turn each second.
+    In such a call it would hold the engine itself, and everybody off until it wakes up. Its claim takes half a second
+    inside the database meanwhile, so that it can be stopped while it waits for it, with all of its turn still to come.
     """
     worker = stack.supervisor.pid_of("worker")
-    (fence,) = stack.home.region.rglob(f"{cluster_id}.fence")
-    with stack.superuser() as admin:
+    fence = RegionFolder(stack.home.region / "local").cluster(UUID(cluster_id)).fence
+    with stack.superuser() as admin, _slow_claims(admin, cluster_id):
 
-        def epoch_of_lease() -> int | None:
-            row = admin.execute(
-                "SELECT lease_epoch FROM provisioning_cluster WHERE id = %s AND lease_expires_at > now()", [cluster_id]
-            ).fetchone()
-            return int(row[0]) if row else None
+        def is_leased() -> bool:
+            return bool(
+                admin.execute(
+                    "SELECT 1 FROM provisioning_cluster WHERE id = %s AND lease_expires_at > now()", [cluster_id]
+                ).fetchone()
+            )
 
-        def is_at_it() -> bool:
-            (sessions,) = admin.execute(
-                "SELECT count(*) FROM pg_stat_activity WHERE usename = 'flowplane_system' AND state <> 'idle'"
-            ).fetchone() or (0,)
-            return bool(sessions)
-
-        missed: int | None = None
+        def is_at_it(how: str) -> bool:
+            return bool(
+                admin.execute(f"SELECT 1 FROM pg_stat_activity WHERE usename = 'flowplane_system' AND {how}").fetchone()
+            )
 
         def caught() -> bool | None:
-            nonlocal missed
-            before = epoch_of_lease()
-            if before is None or before == missed:  # stopped all the time, that turn would never end
+            if not is_at_it("wait_event = 'PgSleep'"):
                 return None
             os.kill(worker, signal.SIGSTOP)
-            time.sleep(0.5)  # what it has said last is on its way to the database, and may give the lease back
-            if epoch_of_lease() == before and not is_at_it() and not find_all_holders([fence]):
+            time.sleep(2 * SLOW_SECONDS)
+            # Not so when it was stopped too late, or when the clock has claimed it.
+            if is_leased() and not is_at_it("state <> 'idle'") and not find_all_holders([fence]):
                 return True
-            missed = before
             os.kill(worker, signal.SIGCONT)
             return None
 
@@ -59,6 +61,22 @@ def worker_frozen_in_its_turn(stack: Stack, cluster_id: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(ProcessLookupError):  # killed meanwhile
             os.kill(worker, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def _slow_claims(admin: psycopg.Connection, cluster_id: str) -> Iterator[None]:
+    admin.execute(
+        "CREATE FUNCTION slow_claim() RETURNS trigger LANGUAGE plpgsql AS "
+        f"$$ BEGIN PERFORM pg_sleep({SLOW_SECONDS}); RETURN NULL; END $$"
+    )
+    try:
+        admin.execute(
+            "CREATE TRIGGER slow_claim AFTER UPDATE ON provisioning_cluster FOR EACH ROW "
+            f"WHEN (NEW.id = '{cluster_id}' AND NEW.lease_epoch > OLD.lease_epoch) EXECUTE FUNCTION slow_claim()"
+        )
+        yield
+    finally:
+        admin.execute("DROP FUNCTION slow_claim() CASCADE")
 
 
 def soon(look: Callable[[], Found | None]) -> Found:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
@@ -15,7 +16,7 @@ from embedded import database
 from embedded.doors import wait_for
 from embedded.environment import Ports
 from embedded.machine import Machine, halt, start_stores, wait_for_web
-from embedded.processes import uninterrupted
+from embedded.processes import Process, uninterrupted
 from embedded.supervision import PRODUCT, Supervisor, product, stores
 from tests.e2e.releases import Release
 from tests.e2e.stack import Customer, Stack
@@ -43,9 +44,18 @@ class TwoReleases(Stack):
 
     def drain(self, *names: str) -> None:
         """Stop programs that are at work, as a deployment does: each finishes what it has begun and ends by itself."""
+        for name in names:
+            wait_for(lambda name=name: self._can_be_asked(name) or None, seconds=60, what=f"{name} at work")  # type: ignore[misc]
         self.supervisor.stop(names)
         forced = {name for name in names if self.supervisor.exit_status_of(name) != 0}
         assert not forced, f"{forced} did not end by themselves"
+
+    def _can_be_asked(self, name: str) -> bool:
+        """Whether it is more than begun: before a program has a handler of its own, SIGTERM just ends it."""
+        process = Process(self.supervisor.pid_of(name))
+        words = (process.folder / "status").read_text().split()
+        has_handler = bool(int(words[words.index("SigCgt:") + 1], 16) >> (signal.SIGTERM - 1) & 1)
+        return has_handler and "embedded" not in process.command  # that one's handler is not the program's
 
     def ringing(self) -> int:
         """How many messages wait in the queue."""

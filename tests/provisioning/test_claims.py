@@ -191,7 +191,7 @@ def test_serving_waits_for_nobody(cluster: Cluster, acorn: Organization, region:
     row = Cluster.objects.get(pk=cluster.pk)
     assert row.due_at is not None
     assert row.claimed_at is not None
-    assert (row.due_at - row.claimed_at).total_seconds() < 10 * reconciler.AFTER_ACTION_SECONDS
+    assert (row.due_at - row.claimed_at).total_seconds() < 60, "not as late as a look at what rests"
     assert Cluster.objects.filter(pk__in=[other.pk for other in others], seen_at=None).count() == 0
 
 

@@ -101,7 +101,7 @@ def test_only_a_region_that_is_heard_counts_as_watched(
             time.sleep(0.1)
         asked = [silent.accept()[0] for _ in ALWAYS]
         watch.terminate()
-        assert watch.wait(timeout=30) == 0
+        assert watch.wait(timeout=120) == 0
     finally:
         shared_region.end(watch)
     for connection in asked:

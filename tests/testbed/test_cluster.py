@@ -30,11 +30,11 @@ def site(kubernetes: Kubernetes) -> Iterator[Namespace]:
     kubernetes.apply(objects.SITE.replace("PLACE", NAME))
     namespace = kubernetes.inside(NAME)
     try:
-        namespace.kubectl("rollout", "status", "statefulset/web", "--timeout=90s")
-        namespace.kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=60s")
+        namespace.kubectl("rollout", "status", "statefulset/web", "--timeout=240s")
+        namespace.kubectl("wait", "--for=condition=Ready", "pod/client", "--timeout=240s")
         yield namespace
     finally:
-        kubernetes.kubectl("delete", "namespace", NAME, "--wait=true", "--timeout=90s")
+        kubernetes.kubectl("delete", "namespace", NAME, "--wait=true", "--timeout=240s")
     assert eventually(lambda: not _volumes(kubernetes)), "a volume outlived its namespace"
 
 
@@ -92,7 +92,7 @@ def test_a_volume_is_kept_when_its_pod_is_replaced(site: Namespace) -> None:
     before = site.get("pod/web-0")["metadata"]["uid"]
     site.kubectl("delete", "pod", "web-0", "--wait=true")
     assert eventually(lambda: site.can("web-0", "true"), seconds=90)
-    site.kubectl("wait", "--for=condition=Ready", "pod/web-0", "--timeout=90s")
+    site.kubectl("wait", "--for=condition=Ready", "pod/web-0", "--timeout=240s")
     assert site.get("pod/web-0")["metadata"]["uid"] != before
     assert site.in_pod("web-0", "cat", "/data/starts").count("started") == 2
 
@@ -161,7 +161,7 @@ def test_pods_that_are_isolated_both_ways_still_answer(site: Namespace) -> None:
 def test_a_simulated_pod_is_ready_at_once_and_runs_nothing(site: Namespace) -> None:
     site.kubectl("apply", "-f", "-", objects=objects.SIMULATED.replace("PLACE", NAME))
     try:
-        site.kubectl("wait", "--for=condition=Ready", "pod/simulated", "--timeout=30s")
+        site.kubectl("wait", "--for=condition=Ready", "pod/simulated", "--timeout=240s")
         assert site.get("pod/simulated")["spec"]["nodeName"].startswith("simulated-")
         assert site.get("pod/client")["spec"]["nodeName"] == "node"
     finally:

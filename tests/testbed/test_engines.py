@@ -34,7 +34,7 @@ def test_an_engine_answers_by_its_name(kubernetes: Kubernetes, version: str, tmp
 
 
 def test_the_edge_hangs_up_on_a_name_that_is_no_cluster(kubernetes: Kubernetes) -> None:
-    with socket.create_connection((f"www.{kubernetes.domain}", 443), timeout=10) as connection:
+    with socket.create_connection((f"www.{kubernetes.domain}", 443), timeout=60) as connection:
         connection.sendall(b"GET / HTTP/1.0\r\n\r\n")
         assert connection.recv(1) == b""
 

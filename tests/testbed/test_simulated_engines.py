@@ -39,9 +39,9 @@ def pod(kubernetes: Kubernetes) -> Iterator[Namespace]:
     namespace = kubernetes.inside(NAME)
     assert eventually(lambda: kubernetes.succeeds("-n", NAME, "get", "serviceaccount", "default"))
     namespace.kubectl("apply", "-f", "-", objects=objects.SIMULATED.replace("PLACE", NAME))
-    namespace.kubectl("wait", "--for=condition=Ready", "pod/simulated", "--timeout=30s")
+    namespace.kubectl("wait", "--for=condition=Ready", "pod/simulated", "--timeout=240s")
     yield namespace
-    kubernetes.kubectl("delete", "namespace", NAME, "--wait=true", "--timeout=60s")
+    kubernetes.kubectl("delete", "namespace", NAME, "--wait=true", "--timeout=240s")
 
 
 def test_a_simulated_pod_looks_like_an_engine_that_is_well(pod: Namespace) -> None:

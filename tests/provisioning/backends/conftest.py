@@ -219,6 +219,13 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.02)
 
 
+def environment_of(record: EngineRecord) -> dict[str, str]:
+    """A process's environment. For a moment after its launch the kernel shows none."""
+    path = Path(f"/proc/{record.identity.pid}/environ")
+    wait_until(lambda: bool(path.read_bytes()))
+    return dict(entry.split("=", 1) for entry in path.read_text().split("\0") if entry)
+
+
 def ignores_termination(process: Identity) -> bool:
     """Whether a process has set its trap: before, the kernel ends it at the first request."""
     words = Path(f"/proc/{process.pid}/status").read_text().split()

@@ -29,7 +29,7 @@ PATIENCE_SECONDS = 180.0
 KEYS_SECONDS = 150.0
 # An engine is available before every router on the way to it has heard so.
 ROUTE_SECONDS = 120.0
-NOTICE_SECONDS = 3.0
+NOTICE_SECONDS = 20.0
 
 P = ParamSpec("P")
 T = TypeVar("T")

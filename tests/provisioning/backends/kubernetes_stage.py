@@ -25,6 +25,7 @@ from provisioning.backends.kubernetes.settings import KubernetesSettings
 from provisioning.spec import DesiredCluster, Lifecycle
 from tests.kubernetes import Kubernetes
 from tests.provisioning.backends.conftest import SMALL, TRIO, desired_release, make_authority
+from tests.provisioning.backends.contract import persist
 from tests.provisioning.backends.tokens import Issuer
 
 CHECKOUT = Path(__file__).resolve().parents[3]
@@ -64,7 +65,7 @@ class KubernetesStage:
 
     def __post_init__(self) -> None:
         self.backend = KubernetesBackend(self.settings)
-        self.backend.publish_keys(self.issuer.jwks())
+        persist(self.backend.publish_keys, self.issuer.jwks())
 
     @property
     def authority(self) -> Path:
@@ -142,7 +143,7 @@ def limited_account(cluster: Kubernetes, folder: Path) -> Path:
     """Write how the region is reached by an account with the rights of the guide, and no others."""
     cluster.apply(RIGHTS.read_text())
     cluster.apply(ACCOUNT)
-    token = cluster.kubectl("-n", "kube-system", "create", "token", "flowplane-region").strip()
+    token = cluster.kubectl("-n", "kube-system", "create", "token", "flowplane-region", "--duration=24h").strip()
     content = yaml.safe_load(cluster.kubeconfig.read_text())
     content["users"] = [{"name": one["name"], "user": {"token": token}} for one in content["users"]]
     path = folder / "limited.yaml"

@@ -41,6 +41,7 @@ from tests.provisioning.backends.conftest import (
     TRIO,
     LocalStage,
     desired_release,
+    environment_of,
     ignores_termination,
     wait_until,
 )
@@ -112,7 +113,7 @@ def test_three_brokers_get_folders_ports_locks_and_records_of_their_own_and_one_
         "1.lock", "2.lock", "entrance.lock", "lock",
     ]  # fmt: skip
     assert f"PPid:\t{os.getpid()}\n" not in Path(f"/proc/{entrance.identity.pid}/status").read_text()
-    assert Path(f"/proc/{entrance.identity.pid}/environ").read_bytes() == b"LANG=C.UTF-8\0"
+    assert environment_of(entrance) == {"LANG": "C.UTF-8"}
 
 
 def test_each_broker_knows_its_number_and_all_the_others(standins: Standins) -> None:
@@ -130,11 +131,6 @@ def test_each_broker_knows_its_number_and_all_the_others(standins: Standins) -> 
         assert variables["ZEEBE_BROKER_CLUSTER_INITIALCONTACTPOINTS"] == contacts
         assert variables["ZEEBE_BROKER_CLUSTER_CLUSTERNAME"] == str(cluster.cluster_id)
         assert variables["ZEEBE_BROKER_DATA_BACKUP_S3_BASEPATH"] == str(cluster.cluster_id)
-
-
-def environment_of(record: EngineRecord) -> dict[str, str]:
-    raw = Path(f"/proc/{record.identity.pid}/environ").read_bytes().split(b"\0")
-    return dict(os.fsdecode(entry).split("=", 1) for entry in raw if entry)
 
 
 def test_clients_are_led_to_all_brokers_and_to_rest_where_it_is_served(standins: Standins) -> None:

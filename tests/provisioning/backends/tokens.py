@@ -85,7 +85,10 @@ class EngineClient:
     """A stock gRPC client over TLS, trusting one authority; `name` is what it asks for where nobody resolves that."""
 
     def __init__(self, address: str, authority: Path, *, name: str = "") -> None:
-        options = [("grpc.ssl_target_name_override", name)] if name else []
+        # By itself it would wait for two minutes before it tries an address again that has failed a few times.
+        options: list[tuple[str, str | int]] = [("grpc.max_reconnect_backoff_ms", 2000)]
+        if name:
+            options.append(("grpc.ssl_target_name_override", name))
         credentials = grpc.ssl_channel_credentials(authority.read_bytes())
         self._channel = grpc.secure_channel(address, credentials, options)
         self._gateway = gateway_pb2_grpc.GatewayStub(self._channel)

@@ -19,6 +19,7 @@ from provisioning.models import Region as RegionRow
 from provisioning.services import TurnOutcome
 from provisioning.spec import DesiredCluster
 from tests.factories import Person, make_person
+from tests.provisioning.backends.contract import persist
 from tests.provisioning.backends.faults.stage import Ground
 from tests.provisioning.conftest import ask
 from tests.provisioning.kills import is_over, take_turn
@@ -103,7 +104,7 @@ class Customers:
         owned = [one.person.organization.pk for one in self._made]
         rows = Cluster.objects.filter(organization__in=owned)
         for row in rows.filter(deleted_at=None):
-            KubernetesBackend(self._direct(row.region_id)).delete(row.pk, epoch=row.lease_epoch + 1000)
+            persist(KubernetesBackend(self._direct(row.region_id)).delete, row.pk, epoch=row.lease_epoch + 1000)
         rows.update(due_at=None)
         for slug in self._offered:
             RegionRow.objects.filter(slug=slug).update(is_open=False)

@@ -15,7 +15,7 @@ from provisioning.planner import plan
 from provisioning.spec import DesiredCluster, ObservedCluster
 from testbed.simulated import SCHEDULING
 from tests.kubernetes import Kubernetes, Namespace
-from tests.provisioning.backends.contract import await_sight, is_well
+from tests.provisioning.backends.contract import await_sight, is_well, persist
 from tests.provisioning.backends.faults.proxy import Proxy
 from tests.provisioning.backends.kubernetes_stage import KubernetesStage
 
@@ -46,7 +46,7 @@ class Ground:
     def healthy(self, **overrides: object) -> DesiredCluster:
         """A cluster that stands as it is wished."""
         desired = self.desired(**overrides)
-        self.judge.backend.start(desired, desired.nodes, epoch=self.next_epoch())
+        persist(self.judge.backend.start, desired, desired.nodes, epoch=self.next_epoch())
         self.settle(desired)
         return desired
 
@@ -91,7 +91,7 @@ class Ground:
 
     def remove(self, desired: DesiredCluster) -> None:
         """Begin to remove a cluster; nobody waits for it."""
-        self.judge.backend.delete(desired.cluster_id, epoch=self.next_epoch())
+        persist(self.judge.backend.delete, desired.cluster_id, epoch=self.next_epoch())
 
     def patch(self, desired: DesiredCluster, name: str, change: Any, *options: str) -> None:
         """Change an object as somebody with kubectl does."""

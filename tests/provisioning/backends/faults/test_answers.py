@@ -16,6 +16,7 @@ from provisioning.planner import plan
 from provisioning.spec import DesiredCluster
 from tests.kubernetes import eventually
 from tests.provisioning.backends.conftest import TRIO
+from tests.provisioning.backends.contract import persist
 from tests.provisioning.backends.faults.proxy import Asked, Said, hang, late, lose_answer, refuse, remember, say_again
 from tests.provisioning.backends.faults.stage import Region
 
@@ -217,8 +218,8 @@ def test_an_old_look_neither_recreates_nor_stops_what_runs(region: Region) -> No
     """Guarantee: a second API server that stands still shows a cluster before its start; nothing is made twice."""
     desired, said = region.desired(), dict[str, Said]()
     with region.proxy.trouble(remember(said), lambda asked: not asked.is_write):
-        region.backend.observe(desired)
-        region.backend.start(desired, desired.nodes, epoch=region.next_epoch())
+        persist(region.backend.observe, desired)
+        persist(region.backend.start, desired, desired.nodes, epoch=region.next_epoch())
     region.settle(desired)
     before, namespace = region.uids(desired), region.uid(desired)
 

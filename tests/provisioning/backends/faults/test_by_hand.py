@@ -15,7 +15,7 @@ from provisioning.backends.kubernetes.healing import MAX_HEALS
 from provisioning.models import Cluster
 from provisioning.planner import StartEngine, plan
 from tests.kubernetes import Namespace
-from tests.provisioning.backends.contract import await_change, follow
+from tests.provisioning.backends.contract import await_change, follow, persist
 from tests.provisioning.backends.faults.customers import Customers, desired_of, loop_until
 from tests.provisioning.backends.faults.stage import Region
 from tests.provisioning.backends.test_kubernetes import EDITS
@@ -50,9 +50,9 @@ def test_each_kind_is_put_right_in_place_with_what_others_wrote_on_it(region: Re
     before = objects_in(place)
     for name in EDITS:
         place.edit(name, partial(tamper, name))
-    assert plan(desired, region.backend.observe(desired)) == StartEngine(())
+    assert plan(desired, persist(region.backend.observe, desired)) == StartEngine(())
 
-    region.backend.start(desired, (), epoch=region.next_epoch())
+    persist(region.backend.start, desired, (), epoch=region.next_epoch())
 
     region.settle(desired)
     assert region.uids(desired) == uids

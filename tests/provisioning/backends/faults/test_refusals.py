@@ -22,7 +22,7 @@ from provisioning.spec import DesiredCluster
 from provisioning.states import OperationState, StepKind
 from provisioning.verdicts import Verdict
 from tests.kubernetes import eventually
-from tests.provisioning.backends.contract import PATIENCE_SECONDS, await_sight
+from tests.provisioning.backends.contract import PATIENCE_SECONDS, await_sight, persist
 from tests.provisioning.backends.faults.customers import SLUG, Customers, desired_of, serve_with, turns
 from tests.provisioning.backends.faults.proxy import Asked, Passage, pass_on
 from tests.provisioning.backends.faults.stage import Region
@@ -54,9 +54,9 @@ def test_a_namespace_that_is_ours_by_half_is_neither_used_nor_removed(region: Re
     )
     before = region.cluster.get("namespace", name)["metadata"]
     for call in (
-        lambda: region.backend.observe(desired),
-        lambda: region.backend.start(desired, desired.nodes, epoch=region.next_epoch()),
-        lambda: region.backend.delete(desired.cluster_id, epoch=region.next_epoch()),
+        lambda: persist(region.backend.observe, desired),
+        lambda: persist(region.backend.start, desired, desired.nodes, epoch=region.next_epoch()),
+        lambda: persist(region.backend.delete, desired.cluster_id, epoch=region.next_epoch()),
     ):
         with pytest.raises(Permanent, match="not this cluster's"):
             call()
@@ -117,7 +117,7 @@ def test_what_an_older_turn_makes_while_a_removal_is_being_closed_is_not_left_be
     assert not is_over
     assert region.uid(desired)
     assert eventually(
-        lambda: region.backend.delete(desired.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
+        lambda: persist(region.backend.delete, desired.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
     )
     assert not region.uid(desired)
 
@@ -145,7 +145,7 @@ def test_a_foreign_finalizer_blocks_one_removal_and_is_left_where_it_is(region: 
     finally:
         region.patch(stuck, "service/gateway", {"metadata": {"finalizers": None}})
     assert eventually(
-        lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
+        lambda: persist(region.backend.delete, stuck.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
     )
 
 
@@ -217,7 +217,7 @@ def test_a_broken_extension_of_the_region_blocks_removals_alone(region: Region) 
         assert region.cluster.get("namespace", f"fp-{stuck.cluster_id}")["spec"]["finalizers"] == ["kubernetes"]
     finally:
         region.cluster.kubectl("delete", "apiservice", "v1.broken.example")
-    assert eventually(lambda: region.backend.delete(stuck.cluster_id, epoch=region.next_epoch()), seconds=120)
+    assert eventually(lambda: persist(region.backend.delete, stuck.cluster_id, epoch=region.next_epoch()), seconds=120)
     region.remove(other)
 
 
@@ -376,9 +376,9 @@ def test_labels_that_somebody_wiped_make_a_cluster_nobodys_and_nothing_is_remove
     try:
         assert not [find for find in region.backend.inventory() if find.cluster_id == healthy.cluster_id and find.card]
         for call in (
-            lambda: region.backend.observe(healthy),
-            lambda: region.backend.start(healthy, healthy.nodes, epoch=region.next_epoch()),
-            lambda: region.backend.delete(healthy.cluster_id, epoch=region.next_epoch()),
+            lambda: persist(region.backend.observe, healthy),
+            lambda: persist(region.backend.start, healthy, healthy.nodes, epoch=region.next_epoch()),
+            lambda: persist(region.backend.delete, healthy.cluster_id, epoch=region.next_epoch()),
         ):
             with pytest.raises(Permanent, match="give it its labels back"):
                 call()
