@@ -221,13 +221,17 @@ class Supervisor:
     def stop(self, names: Sequence[str]) -> None:
         """Stop programs, in this order; one that does not run is fine, one that has just died does not come back."""
         for name in names:
-            while True:
-                with contextlib.suppress(Fault):
-                    self._call("stopProcess", name, True)
-                # Between its end and its next start supervisor knows of nothing to stop, and starts it all the same.
-                if self.states()[name] in ("STOPPED", "FATAL"):
-                    break
+            while not self._is_stopped(name):
                 time.sleep(0.1)
+
+    def _is_stopped(self, name: str) -> bool:
+        """Ask a program to stop; False when supervisor may start it once more."""
+        with contextlib.suppress(Fault):
+            self._call("stopProcess", name, True)
+        # Between a program's end and its next start supervisor knows of nothing to stop, and starts it all the same.
+        with contextlib.suppress(Fault):
+            return self.states().get(name) in ("STOPPED", "FATAL", None)
+        return True  # supervisor is on its way out, and starts nothing any more
 
     def states(self) -> dict[str, str]:
         """Return each program's state in supervisor's words."""
