@@ -175,6 +175,7 @@ def _go(folder: Path, *arguments: str, **variables: str) -> str:
     """Run Go, politely: whoever builds is at work on something else meanwhile."""
     # Static programs run in any image; a checkout's own version control has no say.
     flags = f"{os.environ.get('GOFLAGS', '')} -buildvcs=false".strip()
-    env = {**os.environ, "CGO_ENABLED": "0", "GOFLAGS": flags, "GOWORK": "off", **variables}
+    # The compiler lives for seconds: collecting its garbage less often saves a quarter of its time (docs/testing.md).
+    env = {"GOGC": "400", **os.environ, "CGO_ENABLED": "0", "GOFLAGS": flags, "GOWORK": "off", **variables}
     purpose = f"`go {' '.join(arguments[:2])}`"
     return run(["nice", "-n", "10", "go", *arguments], purpose=purpose, cwd=folder, env=env)
