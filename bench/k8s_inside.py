@@ -476,7 +476,7 @@ def _show_deletion(place: Place) -> None:
     product.postpone()
     doomed, product.tenants = product.tenants[:count], product.tenants[count:]
     ours = {namespace_of(cluster_id) for _, cluster_id in doomed}
-    began = time.time()
+    log, began = place.audit.place(), time.time()
     for person, cluster_id in doomed:
         delete(person, cluster_id)
     accepted = time.time() - began
@@ -486,6 +486,9 @@ def _show_deletion(place: Place) -> None:
     gone = time.time() - began
     product.rest()
     closed = time.time() - began
+    asked = place.audit.since(log, OURS)
+    last = max(one.ended for one in asked if (one.verb, one.kind) == ("delete", "namespaces")) - began
+    counted = Counter(f"{one.verb} {one.kind}" for one in asked)
     left = _leftovers(product, ours)
     with product.held():
         argv = ["kubectl", "delete", "namespace", *theirs]
@@ -500,6 +503,8 @@ def _show_deletion(place: Place) -> None:
         f"{gone:.1f} s (accepted after {accepted:.1f})",
         "",
     )
+    _row("… until the API server was asked for the last one's end", f"{last:.1f} s", "")
+    _row("… requests for each", f"{len(asked) / count:.1f} ({_told(counted)})", "")
     _row("`kubectl delete namespace` of as many, until they are gone", f"{by_hand:.1f} s", "")
     _row("ours : kubectl", f"{gone / by_hand:.2f}x", "≤ 1.1x")
     _row("all rows closed", f"{closed:.1f} s", "")

@@ -65,8 +65,10 @@ LEASE_TTL = timedelta(seconds=20)
 AFTER_ACTION_SECONDS = 0.3
 WAITING_SECONDS = 1.0
 
-# What is being removed takes seconds to go, and asking again does not hurry it. The watch rings when it is gone.
+# What is being removed takes seconds to go, and asking again does not hurry it. A watch rings when it is gone: what is
+# asked besides is only for what holds it up, and a hundred that go at once would hold each other up by it.
 REMOVE_AGAIN_SECONDS = 5.0
+REMOVE_WATCHED_AGAIN_SECONDS = 30.0
 
 # The engine has accepted another number of brokers before, and it did not come about.
 RESCALE_AGAIN_SECONDS = 10.0
@@ -345,7 +347,8 @@ def _due_after(action: Action, subject: read.TurnSubject) -> float:
     if action.step in subject.tried_steps and isinstance(action, Rescale):
         return RESCALE_AGAIN_SECONDS
     if action.step in subject.tried_steps and isinstance(action, RemoveCluster):
-        return REMOVE_AGAIN_SECONDS
+        is_watched = wakeups.is_watched(subject.row.region_id)
+        return REMOVE_WATCHED_AGAIN_SECONDS if is_watched else REMOVE_AGAIN_SECONDS
     return WAITING_SECONDS if is_entrance_only else AFTER_ACTION_SECONDS
 
 

@@ -14,7 +14,7 @@ from django.db.models.functions import Now
 from django.utils import timezone
 
 from common.errors import ControlPlaneError, NotFound, Temporary
-from provisioning import reconciler, selectors, services
+from provisioning import reconciler, selectors, services, wakeups
 from provisioning.errors import JavaMissing, NoCapacity, RegionUnreachable
 from provisioning.models import Backup, Channel, Cluster, Leftover, Operation, Region, Release
 from provisioning.services import leftovers, schedules
@@ -125,10 +125,21 @@ def test_what_goes_bit_by_bit_is_not_stuck_for_being_asked_for_again(
     assert operation.verdict is Verdict.PROGRESSING
 
 
+@pytest.mark.parametrize(
+    ("is_watched", "seconds"),
+    [(False, reconciler.REMOVE_AGAIN_SECONDS), (True, reconciler.REMOVE_WATCHED_AGAIN_SECONDS)],
+)
 def test_a_removal_that_takes_its_time_is_not_hurried(
-    alice: Person, healthy: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+    alice: Person,
+    healthy: Cluster,
+    region: PretendRegion,
+    monkeypatch: pytest.MonkeyPatch,
+    *,
+    is_watched: bool,
+    seconds: float,
 ) -> None:
     monkeypatch.setattr(region, "delete", lambda *_, **__: False)
+    monkeypatch.setattr(wakeups, "is_watched", lambda slug: is_watched and slug == healthy.region_id)
     services.request_deletion(actor=alice.actor, cluster_id=healthy.pk, purge=True)
     for _ in range(2):
         make_due(healthy)
@@ -136,7 +147,8 @@ def test_a_removal_that_takes_its_time_is_not_hurried(
     row = fresh(healthy)
     assert row.due_at is not None
     assert row.seen_at is not None
-    assert row.due_at - row.seen_at >= timedelta(seconds=reconciler.REMOVE_AGAIN_SECONDS)
+    waits = (row.due_at - row.seen_at).total_seconds()
+    assert seconds <= waits < seconds + 20
 
 
 def test_other_partitions_are_refused_with_a_sentence(alice: Person, three: Cluster, healthy: Cluster) -> None:

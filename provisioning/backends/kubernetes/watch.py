@@ -127,12 +127,15 @@ def _mark(one: Object) -> str:
     """Return what changes with an object, for whoever looks at clusters.
 
     Every turn that writes raises a namespace's epoch first. Were that news, a turn that fails would wake the next one.
+    Nor is it news how far a namespace is that goes: nothing can be done for it, and of a hundred at once each would be
+    looked at several times a second.
     """
     about = meta(one)
-    if EPOCH not in notes_in(one) or about.get("deletionTimestamp"):
+    if EPOCH not in notes_in(one):
         return str(about.get("resourceVersion", ""))
     others = {name: value for name, value in notes_in(one).items() if name != EPOCH}
-    return json.dumps([about.get("labels"), others], sort_keys=True)
+    told = [about.get("labels"), others, about.get("deletionTimestamp"), about.get("finalizers")]
+    return json.dumps(told, sort_keys=True)
 
 
 class Watch:

@@ -357,6 +357,24 @@ def test_what_goes_with_its_namespace_is_no_news(tmp_path: Path) -> None:
     assert told(POD, ("MODIFIED", one("a", "7"))) == [cluster("a"), cluster("b")]
 
 
+def test_how_far_a_namespace_is_that_goes_is_no_news_but_who_holds_it_is(tmp_path: Path) -> None:
+    def leaving(version: str, *finalizers: str) -> dict[str, Any]:
+        about = {"annotations": {"flowplane.dev/epoch": "1"}, "deletionTimestamp": "2026-11-29T12:00:00Z"}
+        found = one("a", version)
+        found["metadata"] |= {**about, "finalizers": list(finalizers)}
+        return found
+
+    steps = (leaving("6", "theirs"), leaving("7", "theirs"), leaving("8", "theirs"), leaving("9"), one("b", "10"))
+    lines = tuple({"type": "MODIFIED", "object": step} for step in steps)
+    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    over = threading.Event()
+    with scripted(listed("5", "a"), Reply(lines=lines, hangs=True)) as server:
+        reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), NAMESPACE, said, set())
+        threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+        assert [str(said.get()) for _ in range(4)] == [*[cluster("a")] * 3, cluster("b")]
+        over.set()
+
+
 def test_a_turn_that_only_raised_the_fence_is_no_news(tmp_path: Path) -> None:
     def fenced(epoch: str, version: str, **notes: str) -> dict[str, Any]:
         found = one("a", version)
