@@ -7,14 +7,12 @@ BIN := .venv/bin
 SETUP := $(PYTHON) -m embedded.setup
 EMBEDDED := $(BIN)/python -m embedded
 TESTBED := $(BIN)/python -m testbed
-TEST_HERE := $(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes"
-WHOLE := tests/e2e tests/embedded
 UV_COMPILE := $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 --no-header \
 	--no-emit-index-url --no-emit-find-links
 
 .DEFAULT_GOAL := help
 .PHONY: help demo demo-down backup restore shell setup setup-development setup-bench check test screenshots bench
-.PHONY: test-parts test-whole test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
+.PHONY: test-here test-kubernetes test-kubernetes-long testbed-up testbed-down testbed-status
 .PHONY: bench-product bench-queue bench-engine bench-doors bench-installation bench-k8s bench-k8s-fleet \
 	chaos chaos-k8s chaos-k8s-simulated chaos-k8s-engines static-stability format lock
 
@@ -54,19 +52,14 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 	$(EMBEDDED) detached -- $(BIN)/python -W ignore::RuntimeWarning manage.py makemigrations --check --dry-run
 	$(EMBEDDED) bench -- $(BIN)/python -m pytest --quiet tests/architecture/test_migrations.py
 
-# All parts wait more than they work, so they run side by side, and what they print is mixed.
+# Both halves wait more than they work, so they run side by side, and what they print is mixed.
 test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
-	@$(if $(ARGS),exec $(TEST_HERE) $(ARGS),if [ "$$(id -u)" = 0 ]; then \
-		exec $(MAKE) --jobs=3 --keep-going test-parts test-whole test-kubernetes; \
-		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; \
-		exec $(MAKE) --jobs=2 --keep-going test-parts test-whole; fi)
+	@$(if $(ARGS),exec $(MAKE) test-here,if [ "$$(id -u)" = 0 ]; then \
+		exec $(MAKE) --jobs=2 --keep-going test-here test-kubernetes; \
+		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; exec $(MAKE) test-here; fi)
 
-# Those that start all of the product, and all others.
-test-whole: setup-development
-	$(TEST_HERE) $(WHOLE)
-
-test-parts: setup-development
-	$(TEST_HERE) $(addprefix --ignore ,$(WHOLE))
+test-here: setup-development
+	$(EMBEDDED) bench -- $(BIN)/python -m pytest -m "not chaos and not kubernetes" $(ARGS)
 
 # With FLOWPLANE_TEST_KUBECONFIG set, on that cluster instead of one of our own.
 test-kubernetes: setup-development ## The tests on a real Kubernetes of our own, as root (15 minutes, 10 more the first time)
