@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import re
-import signal
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import redis
@@ -20,6 +20,7 @@ from embedded.processes import Process, uninterrupted
 from embedded.supervision import PRODUCT, Supervisor, product, stores
 from tests.e2e.releases import Release
 from tests.e2e.stack import Customer, Stack
+from tests.provisioning.backends.conftest import has_termination_in
 
 OLD = tuple(f"old-{name}" for name in PRODUCT)
 QUEUE = "flowplane"
@@ -45,17 +46,16 @@ class TwoReleases(Stack):
     def drain(self, *names: str) -> None:
         """Stop programs that are at work, as a deployment does: each finishes what it has begun and ends by itself."""
         for name in names:
-            wait_for(lambda name=name: self._can_be_asked(name) or None, seconds=60, what=f"{name} at work")  # type: ignore[misc]
+            wait_for(partial(self._can_be_asked, name), seconds=60, what=f"{name} at work")
         self.supervisor.stop(names)
         forced = {name for name in names if self.supervisor.exit_status_of(name) != 0}
         assert not forced, f"{forced} did not end by themselves"
 
-    def _can_be_asked(self, name: str) -> bool:
+    def _can_be_asked(self, name: str) -> bool | None:
         """Whether it is more than begun: before a program has a handler of its own, SIGTERM just ends it."""
         process = Process(self.supervisor.pid_of(name))
-        words = (process.folder / "status").read_text().split()
-        has_handler = bool(int(words[words.index("SigCgt:") + 1], 16) >> (signal.SIGTERM - 1) & 1)
-        return has_handler and "embedded" not in process.command  # that one's handler is not the program's
+        is_program = "embedded" not in process.command  # what becomes the program has a handler, too
+        return (has_termination_in("SigCgt", process.pid) and is_program) or None
 
     def ringing(self) -> int:
         """How many messages wait in the queue."""

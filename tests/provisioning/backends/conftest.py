@@ -228,8 +228,13 @@ def environment_of(record: EngineRecord) -> dict[str, str]:
 
 def ignores_termination(process: Identity) -> bool:
     """Whether a process has set its trap: before, the kernel ends it at the first request."""
-    words = Path(f"/proc/{process.pid}/status").read_text().split()
-    return bool(int(words[words.index("SigIgn:") + 1], 16) >> (signal.SIGTERM - 1) & 1)
+    return has_termination_in("SigIgn", process.pid)
+
+
+def has_termination_in(mask: str, pid: int) -> bool:
+    """Whether SIGTERM is in one of a process's masks of signals, by the kernel's name for it."""
+    words = Path(f"/proc/{pid}/status").read_text().split()
+    return bool(int(words[words.index(f"{mask}:") + 1], 16) >> (signal.SIGTERM - 1) & 1)
 
 
 def free_port() -> int:
