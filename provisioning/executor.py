@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from enum import Enum
 from functools import cache
 from typing import assert_never
 
@@ -90,8 +91,17 @@ def backend_of(region_slug: str, backend: str) -> ClusterBackend:
     return BACKENDS[backend](region_slug)
 
 
-def execute(action: Action, backend: ClusterBackend, desired: DesiredCluster, *, epoch: int) -> bool:
-    """Begin the action; False when it asks nothing of the region. Quick, and may run twice.
+class Effect(Enum):
+    """What came of an action."""
+
+    NONE = "it asks nothing of the region"
+    BEGUN = "it goes on by itself"
+    # As far as a backend says so: only of a removal.
+    THROUGH = "it has come to its end"
+
+
+def execute(action: Action, backend: ClusterBackend, desired: DesiredCluster, *, epoch: int) -> Effect:
+    """Begin the action. Quick, and may run twice.
 
     Raises whatever the backend raises: `Temporary`, `Permanent`, or `Fenced`.
     """
@@ -105,18 +115,18 @@ def execute(action: Action, backend: ClusterBackend, desired: DesiredCluster, *,
         case RetireBrokers(nodes):
             backend.retire(desired, nodes, epoch=epoch)
         case RemoveCluster():
-            backend.delete(desired.cluster_id, epoch=epoch)
+            return Effect.THROUGH if backend.delete(desired.cluster_id, epoch=epoch) else Effect.BEGUN
         case CloseCluster():
             # Nothing is there. The call still tells the region this turn's epoch: nobody looks after a tombstone any
             # more, so an older turn that overslept must not be able to start an engine for it.
             if not backend.delete(desired.cluster_id, epoch=epoch):
                 raise Temporary("Something of the cluster has come back meanwhile; it is removed first.")
-            return False
+            return Effect.NONE
         case Wait():
-            return False
+            return Effect.NONE
         case _:
             _ask(action, backend, desired, epoch)
-    return True
+    return Effect.BEGUN
 
 
 def _ask(

@@ -34,6 +34,7 @@ from provisioning.errors import (
     UpgradeFailed,
     WorkerKeepsDying,
 )
+from provisioning.executor import Effect
 from provisioning.models import Cluster, Region
 from provisioning.placement import minute
 from provisioning.planner import (
@@ -208,7 +209,7 @@ def _give_back_after_refusal(row: Cluster) -> None:
 
 
 def _take_turn(row: Cluster) -> bool:
-    """Take the turn of a claimed row and record it; True when it began an action."""
+    """Take the turn of a claimed row and record it; True when another is worth taking soon."""
     turn_id, started = uuid.uuid4().hex, time.monotonic()
     subject = read.subject_of(row)
     outcome = _parked(subject) if row.deaths >= MAX_DEATHS else _outcome(subject, turn_id)
@@ -231,7 +232,7 @@ def _take_turn(row: Cluster) -> bool:
                 "seconds": round(time.monotonic() - started, 3),
             },
         )
-    return outcome.executed
+    return outcome.executed and (outcome.due_in_seconds or 0.0) <= AFTER_ACTION_SECONDS
 
 
 def _parked(subject: read.TurnSubject) -> TurnOutcome:
@@ -284,7 +285,7 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
             services.end_trial(subject.row)
         if isinstance(action, RemoveCluster) and action.step not in subject.tried_steps:
             services.note_receipt(subject, backend.belongings(subject.row.pk))
-        executed = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
+        effect = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
     except Temporary as error:
         seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))
         message = error.message
@@ -311,7 +312,8 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
             observed, action, error_code="internal", error_message=sentence, due_in_seconds=MAX_BACKOFF_SECONDS
         )
     waits_for = _what_is_waited_for(action, observed)
-    due = _due_after(action, subject) if executed else WAITING_SECONDS
+    executed = effect is not Effect.NONE
+    due = _due_after(action, effect, subject) if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)
 
 
@@ -341,12 +343,12 @@ def _refuse_in_maintenance(subject: read.TurnSubject) -> None:
         )
 
 
-def _due_after(action: Action, subject: read.TurnSubject) -> float:
-    """An action that is needed again right after it was taken came to nothing, or takes its time: no haste with it."""
+def _due_after(action: Action, effect: Effect, subject: read.TurnSubject) -> float:
+    """No haste with what takes its time, or came to nothing when it was taken just before."""
     is_entrance_only = isinstance(action, StartEngine) and not action.nodes
     if action.step in subject.tried_steps and isinstance(action, Rescale):
         return RESCALE_AGAIN_SECONDS
-    if action.step in subject.tried_steps and isinstance(action, RemoveCluster):
+    if isinstance(action, RemoveCluster) and effect is Effect.BEGUN:
         is_watched = wakeups.is_watched(subject.row.region_id)
         return REMOVE_WATCHED_AGAIN_SECONDS if is_watched else REMOVE_AGAIN_SECONDS
     return WAITING_SECONDS if is_entrance_only else AFTER_ACTION_SECONDS
@@ -412,7 +414,8 @@ def _stalled(
     return TurnOutcome(
         observed,
         action,
-        executed=may_start and executor.execute(action, backend, subject.desired, epoch=row.lease_epoch),
+        executed=may_start
+        and executor.execute(action, backend, subject.desired, epoch=row.lease_epoch) is not Effect.NONE,
         error_code=code_of(stall),
         error_message=stall.message,
         is_permanent=True,

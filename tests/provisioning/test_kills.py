@@ -259,7 +259,7 @@ def test_doing_every_action_twice_is_doing_it_once(stage: Callable[[], Stage], s
     expected = undisturbed(stage, scenario).end
     execute = executor.execute
 
-    def twice(*arguments: Any, **named: Any) -> bool:
+    def twice(*arguments: Any, **named: Any) -> executor.Effect:
         execute(*arguments, **named)
         return execute(*arguments, **named)
 

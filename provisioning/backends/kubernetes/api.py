@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -22,7 +22,16 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from provisioning.backends.engine.door import Answer, Limits
 from provisioning.backends.kubernetes.budget import Gate
 from provisioning.backends.kubernetes.connection import Connection
-from provisioning.backends.kubernetes.errors import TOO_MANY, UNAUTHORIZED, Changed, Expired, Missing, pause_in, refusal
+from provisioning.backends.kubernetes.errors import (
+    TOO_MANY,
+    UNAUTHORIZED,
+    Changed,
+    Expired,
+    Invalid,
+    Missing,
+    pause_in,
+    refusal,
+)
 from provisioning.backends.kubernetes.kinds import Kind, Object, name_in
 from provisioning.backends.kubernetes.names import MANAGER
 from provisioning.errors import RegionUnreachable
@@ -130,6 +139,16 @@ class Api:
         path, what = kind.path(namespace, name), f"{kind.name} {name}"
         query = {"fieldManager": MANAGER}
         return self._ask(Request("PATCH", path, what, query, change, content_type="application/merge-patch+json"))
+
+    def step(self, kind: Kind, namespace: str, name: str, steps: Sequence[Mapping[str, Any]]) -> Object:
+        """Change an object by the operations of RFC 6902, all or none; `Changed` when one does not apply to it."""
+        path, what = kind.path(namespace, name), f"{kind.name} {name}"
+        query = {"fieldManager": MANAGER}
+        request = Request("PATCH", path, what, query, steps, content_type="application/json-patch+json")
+        try:
+            return self._ask(request)
+        except Invalid as error:
+            raise Changed(f"The {what} was changed at the same time.", internal=error.internal) from error
 
     def replace(self, kind: Kind, namespace: str, wished: Object) -> Object:
         """Make an object exactly this, fields of others gone, while it is of the version it names; else `Changed`."""

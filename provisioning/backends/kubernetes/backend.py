@@ -43,6 +43,7 @@ from provisioning.backends.kubernetes.names import (
     CARD,
     GATEWAY,
     REBALANCED,
+    REMOVING,
     claim_of,
     namespace_of,
     pod_of,
@@ -209,12 +210,12 @@ class KubernetesBackend:
             Permanent: a namespace with its name is somebody else's.
             Temporary: somebody changed the namespace meanwhile; it may be somebody else's by now.
         """
-        ground = fence.enter(self._api, cluster_id, epoch)
+        ground = fence.enter(self._api, cluster_id, epoch, {REMOVING: "true"})
         if ground is not None and ground.is_going:
             # Nothing can be made in it any more, and once it is gone this is called again.
             return False
         # Written before anything goes, and also when nothing is there: see `fence`.
-        fence.remember(self._api, cluster_id, epoch)
+        fence.remember(self._api, cluster_id, epoch, is_first=ground is not None)
         if ground is None:
             return self._api.get(NAMESPACE, "", namespace_of(cluster_id)) is None
         self._api.delete(NAMESPACE, "", ground.namespace, uid=ground.uid, version=ground.version)

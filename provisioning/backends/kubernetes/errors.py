@@ -9,7 +9,7 @@ from typing import Any
 from common.errors import ControlPlaneError, Permanent, Temporary
 from provisioning.errors import NoCapacity, RegionUnreachable
 
-UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE, TOO_MANY = 401, 403, 404, 409, 410, 429
+UNAUTHORIZED, FORBIDDEN, NOT_FOUND, CONFLICT, GONE, INVALID, TOO_MANY = 401, 403, 404, 409, 410, 422, 429
 DEFAULT_PAUSE_SECONDS = 1.0
 
 
@@ -29,6 +29,10 @@ class Expired(Temporary):
     """A watch or a list cannot go on from where it was."""
 
     code = "region_changed"
+
+
+class Invalid(Permanent):
+    """What was sent cannot be made of the object, or the object would break a rule of its kind."""
 
 
 def refusal(status: int, body: bytes, headers: Mapping[str, str], what: str) -> ControlPlaneError:
@@ -52,7 +56,8 @@ def refusal(status: int, body: bytes, headers: Mapping[str, str], what: str) -> 
         return _forbidden(what, message, internal)
     if status >= 500:
         return Temporary("The region's API server has trouble.", internal=internal)
-    return Permanent(f"The region refuses the {what}. Check the chart's values for this region.", internal=internal)
+    unfit = Invalid if status == INVALID else Permanent
+    return unfit(f"The region refuses the {what}. Check the chart's values for this region.", internal=internal)
 
 
 def pause_in(headers: Mapping[str, str]) -> float:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -37,6 +38,8 @@ from provisioning.spec import DesiredCluster
 ATTEMPTS = 4
 # A ConfigMap holds a megabyte, some 15,000 of these.
 MAX_REMEMBERED = 10_000
+# An empty ConfigMap has no `data` to which one more could be added.
+_ABOUT = "about"
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,33 +159,54 @@ def require_held(api: Api, ground: Ground) -> None:
     _require_newest(ground.cluster_id, int(ground.annotations.get(EPOCH, 0)), int(notes_in(now).get(EPOCH, 0)))
 
 
-def remember(api: Api, cluster_id: UUID, epoch: int) -> None:
-    """Keep the epoch of a cluster that is being deleted; one request when it is known already.
+def remember(api: Api, cluster_id: UUID, epoch: int, *, is_first: bool) -> None:
+    """Keep the epoch of a cluster that is being deleted. One request where this is its first, else two.
+
+    All deletions write one object, each its own field: the server is told what that field was, and not of which version
+    the object was, or a hundred at once would begin again for each other's sake.
+
+    Args:
+        is_first: nothing is known of an earlier deletion of this cluster. A guess, which the server corrects.
 
     Raises:
         Fenced: a newer turn has deleted it.
-        Temporary: others delete at the same time, too often.
+        Temporary: others delete the same cluster, too often.
     """
+    place = f"/data/{cluster_id}"
+    known = None if is_first else _remembered(api).get(str(cluster_id))
     for _ in range(ATTEMPTS):
-        known = api.get(CONFIG_MAP, SYSTEM, FENCES)
-        if known is None:
-            ensure_config_map(api, FENCES, {})
-            continue
-        data: Mapping[str, str] = known.get("data") or {}
-        highest = int(data.get(str(cluster_id), 0))
-        _require_newest(cluster_id, epoch, highest)
-        if epoch == highest:
+        _require_newest(cluster_id, epoch, int(known or 0))
+        if known == str(epoch):
             return
-        # Written in the order of the deletions' epochs at best; which ones go when there are too many matters little.
-        surplus = list(data)[: max(0, len(data) - MAX_REMEMBERED)]
-        change: dict[str, Any] = {"metadata": {"resourceVersion": meta(known)["resourceVersion"]}}
-        change["data"] = {str(cluster_id): str(epoch), **dict.fromkeys(surplus)}
+        steps: list[dict[str, Any]] = [
+            {"op": "test", "path": place, "value": known},
+            {"op": "add", "path": place, "value": str(epoch)},
+        ]
         try:
-            api.merge(CONFIG_MAP, SYSTEM, FENCES, change)
-        except Changed:
+            _forget_surplus(api, api.step(CONFIG_MAP, SYSTEM, FENCES, steps))
+        except (Missing, Changed):
+            known = _remembered(api).get(str(cluster_id))
             continue
         return
-    raise Temporary("Other clusters are being deleted at the same moment.", retry_after_seconds=1.0)
+    raise Temporary("The same cluster is being deleted by others at this moment.", retry_after_seconds=1.0)
+
+
+def _remembered(api: Api) -> Mapping[str, str]:
+    """Return what is known of deletions; makes a place for it where there is none."""
+    data: Mapping[str, str] = (api.get(CONFIG_MAP, SYSTEM, FENCES) or {}).get("data") or {}
+    if not data:
+        ensure_config_map(api, FENCES, {_ABOUT: "The epoch of each deleted cluster's last turn, by the cluster's id."})
+    return data
+
+
+def _forget_surplus(api: Api, known: Object) -> None:
+    """Which ones go when there are too many matters little. Whoever writes next sees to it, should this one not."""
+    remembered = [name for name in known["data"] if name != _ABOUT]
+    surplus = remembered[: max(0, len(remembered) - MAX_REMEMBERED)]
+    if surplus:
+        about = {"resourceVersion": meta(known)["resourceVersion"]}
+        with suppress(Changed):
+            api.merge(CONFIG_MAP, SYSTEM, FENCES, {"metadata": about, "data": dict.fromkeys(surplus)})
 
 
 def _raise(api: Api, cluster_id: UUID, namespace: Object, notes: Mapping[str, str | None]) -> Ground:

@@ -21,6 +21,8 @@ POD_SECURITY = {f"pod-security.kubernetes.io/{mode}": "restricted" for mode in (
 OURS = f"{MANAGED_BY}={MANAGER},{CLUSTER}"
 
 EPOCH = "flowplane.dev/epoch"
+# On the namespace of a cluster whose removal we have begun.
+REMOVING = "flowplane.dev/removing"
 CARD = "flowplane.dev/card"
 STARTS = "flowplane.dev/starts"
 BACKUP = "flowplane.dev/backup"

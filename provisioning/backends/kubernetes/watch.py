@@ -22,7 +22,7 @@ from common.errors import Permanent, Temporary
 from provisioning.backends.kubernetes.api import SILENCE_SECONDS, Api
 from provisioning.backends.kubernetes.errors import Expired
 from provisioning.backends.kubernetes.kinds import CLAIM, JOB, NAMESPACE, POD, Kind, Object, meta, notes_in
-from provisioning.backends.kubernetes.names import CLUSTER, EPOCH, cluster_of
+from provisioning.backends.kubernetes.names import CLUSTER, EPOCH, REMOVING, cluster_of
 from provisioning.errors import RegionUnreachable
 
 logger = logging.getLogger(__name__)
@@ -108,12 +108,14 @@ class Reflector:
     def _note(self, one: Object) -> UUID | None:
         """Remember an object; whose it is, unless nothing about it is new."""
         cluster_id, uid = cluster_of(one), str(meta(one)["uid"])
-        if cluster_id is None or self._known.get(uid) == (_mark(one), cluster_id):
+        if cluster_id is None:
             return None
-        self._known[uid] = (_mark(one), cluster_id)
         if self.kind is NAMESPACE and meta(one).get("deletionTimestamp"):
             self.going.add(cluster_id)
-        return cluster_id
+        mark = _mark(one), cluster_id
+        is_news = self._known.get(uid) != mark
+        self._known[uid] = mark
+        return cluster_id if is_news else None
 
     def _forget(self, one: Object) -> UUID | None:
         self._known.pop(str(meta(one)["uid"]), None)
@@ -127,14 +129,15 @@ def _mark(one: Object) -> str:
     """Return what changes with an object, for whoever looks at clusters.
 
     Every turn that writes raises a namespace's epoch first. Were that news, a turn that fails would wake the next one.
-    Nor is it news how far a namespace is that goes: nothing can be done for it, and of a hundred at once each would be
-    looked at several times a second.
+    Nor is it news that a namespace goes which we had asked to go, or how far one is that goes: nothing can be done for
+    it, and of a hundred at once each would be looked at several times a second.
     """
     about = meta(one)
     if EPOCH not in notes_in(one):
         return str(about.get("resourceVersion", ""))
-    others = {name: value for name, value in notes_in(one).items() if name != EPOCH}
-    told = [about.get("labels"), others, about.get("deletionTimestamp"), about.get("finalizers")]
+    others = {name: value for name, value in notes_in(one).items() if name not in (EPOCH, REMOVING)}
+    goes_unasked = "deletionTimestamp" in about and REMOVING not in notes_in(one)
+    told = [about.get("labels"), others, goes_unasked, about.get("finalizers")]
     return json.dumps(told, sort_keys=True)
 
 

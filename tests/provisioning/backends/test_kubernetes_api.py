@@ -18,7 +18,7 @@ from provisioning.backends.engine.door import Limits
 from provisioning.backends.kubernetes import api as api_module
 from provisioning.backends.kubernetes import watch as watch_module
 from provisioning.backends.kubernetes.budget import FAILURES_TO_OPEN, OPEN_SECONDS, Gate
-from provisioning.backends.kubernetes.errors import Changed, Expired, Missing, refusal
+from provisioning.backends.kubernetes.errors import Changed, Expired, Invalid, Missing, refusal
 from provisioning.backends.kubernetes.healing import AGAIN_SECONDS, MAX_HEALS, WITHIN_SECONDS, Healing
 from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD, Kind
 from provisioning.backends.kubernetes.settings import Budget
@@ -41,7 +41,7 @@ TERMINATING = {"reason": "Forbidden", "details": {"causes": [{"reason": "Namespa
         (404, {}, {}, Missing, "has no ConfigMap x"),
         (409, {}, {}, Changed, "changed at the same time"),
         (410, {}, {}, Expired, "history is gone"),
-        (422, {"message": "spec.x: Invalid value"}, {}, Permanent, "refuses the ConfigMap x"),
+        (422, {"message": "spec.x: Invalid value"}, {}, Invalid, "refuses the ConfigMap x"),
         (429, {}, {"Retry-After": "7"}, Temporary, "is busy"),
         (503, {}, {"Retry-After": "nonsense"}, Temporary, "is busy"),
         (500, b"not even JSON", {}, Temporary, "has trouble"),
@@ -355,6 +355,30 @@ def test_what_goes_with_its_namespace_is_no_news(tmp_path: Path) -> None:
     assert told(POD, ("MODIFIED", one("a", "7")), ("DELETED", one("a", "8"))) == [cluster("b")]
     assert told(NAMESPACE, ("DELETED", leaving)) == [cluster("a"), cluster("b")]
     assert told(POD, ("MODIFIED", one("a", "7"))) == [cluster("a"), cluster("b")]
+
+
+def test_that_a_namespace_goes_which_we_asked_to_go_is_no_news_until_it_is_gone(tmp_path: Path) -> None:
+    there, leaving = one("a", "6"), one("a", "7")
+    asked_to_go = {"annotations": {"flowplane.dev/epoch": "2", "flowplane.dev/removing": "true"}}
+    there["metadata"]["annotations"] = {"flowplane.dev/epoch": "1"}
+    leaving["metadata"] |= asked_to_go | {"deletionTimestamp": "2026-11-29T12:00:00Z"}
+    asked = leaving | {"metadata": {**there["metadata"], **asked_to_go}}
+    start = Reply(body={"metadata": {"resourceVersion": "6"}, "items": [there]})
+    steps = (("MODIFIED", asked), ("MODIFIED", leaving), ("MODIFIED", one("b", "8")), ("DELETED", leaving))
+    lines = tuple({"type": event, "object": found} for event, found in steps)
+    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    over, going = threading.Event(), set[UUID]()
+    with scripted(start, Reply(lines=lines[:3], hangs=True)) as server:
+        reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), NAMESPACE, said, going)
+        threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+        assert [str(said.get()) for _ in range(2)] == [cluster("a"), cluster("b")]
+        assert going == {UUID(cluster("a"))}, "what goes with it would be told of"
+        over.set()
+    with scripted(start, Reply(lines=lines, hangs=True)) as server:
+        reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), NAMESPACE, said, going)
+        threading.Thread(target=reflector.run, args=[over := threading.Event()], daemon=True).start()
+        assert [str(said.get()) for _ in range(3)] == [cluster("a"), cluster("b"), cluster("a")]
+        over.set()
 
 
 def test_how_far_a_namespace_is_that_goes_is_no_news_but_who_holds_it_is(tmp_path: Path) -> None:

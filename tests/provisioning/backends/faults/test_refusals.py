@@ -5,9 +5,11 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from uuid import UUID, uuid4
 
 import pytest
 import urllib3
@@ -16,7 +18,9 @@ from django.db.models.functions import Now
 from common.errors import Permanent
 from provisioning import planner, services
 from provisioning.backends.kubernetes import api as api_module
+from provisioning.backends.kubernetes import fence, system
 from provisioning.backends.kubernetes.backend import KubernetesBackend
+from provisioning.errors import Fenced
 from provisioning.models import Cluster
 from provisioning.spec import DesiredCluster
 from provisioning.states import OperationState, StepKind
@@ -120,6 +124,56 @@ def test_what_an_older_turn_makes_while_a_removal_is_being_closed_is_not_left_be
         lambda: persist(region.backend.delete, desired.cluster_id, epoch=region.next_epoch()), seconds=PATIENCE_SECONDS
     )
     assert not region.uid(desired)
+
+
+def test_many_that_are_removed_at_once_are_all_remembered_with_a_request_each(region: Region) -> None:
+    """Guarantee: they write one object, and none begins again for another's sake."""
+    ids = [uuid4() for _ in range(40)]
+
+    def requests_for(cluster_id: UUID) -> int:
+        api = region.another_backend()._api
+        fence.remember(api, cluster_id, 7, is_first=True)
+        return api.requests
+
+    fence.remember(region.backend._api, uuid4(), 1, is_first=True)
+    with ThreadPoolExecutor(len(ids)) as pool:
+        assert set(pool.map(requests_for, ids)) == {1}
+    known = region.cluster.get("configmap/fences", "-n", "flowplane-system")["data"]
+    assert {known[str(one)] for one in ids} == {"7"}
+
+
+def test_a_removal_that_a_newer_one_has_overtaken_is_refused_whatever_it_knew(region: Region) -> None:
+    """Guarantee: the highest epoch stays; who guesses that there was none before is told so."""
+    api, one = region.backend._api, uuid4()
+    fence.remember(api, one, 7, is_first=True)
+    for is_first in (True, False):
+        with pytest.raises(Fenced):
+            fence.remember(api, one, 6, is_first=is_first)
+        fence.remember(api, one, 7, is_first=is_first)
+    fence.remember(api, one, 8, is_first=True)
+    fence.remember(api, one, 9, is_first=False)
+    fence.require_not_deleted(api, one, 9)
+    with pytest.raises(Fenced):
+        fence.require_not_deleted(api, one, 8)
+
+
+@pytest.mark.parametrize("data", [None, {}], ids=["none", "empty, as by a release before"])
+def test_where_no_removals_are_remembered_a_place_is_made_for_them(
+    region: Region, monkeypatch: pytest.MonkeyPatch, data: dict[str, str] | None
+) -> None:
+    monkeypatch.setattr(fence, "FENCES", "fences-of-a-test")
+    api, one, other = region.backend._api, uuid4(), uuid4()
+    if data is not None:
+        system.ensure_config_map(api, "fences-of-a-test", data)
+    try:
+        fence.remember(api, one, 7, is_first=True)
+        fence.remember(api, other, 7, is_first=False)
+        assert [fence._remembered(api)[str(each)] for each in (one, other)] == ["7", "7"]
+        monkeypatch.setattr(fence, "MAX_REMEMBERED", 1)
+        fence.remember(api, uuid4(), 7, is_first=True)
+        assert len(fence._remembered(api)) == 2, "one, and what it is about"
+    finally:
+        region.cluster.kubectl("-n", "flowplane-system", "delete", "configmap/fences-of-a-test")
 
 
 # --- F26: what does not go --------------------------------------------------------------------------------------------
