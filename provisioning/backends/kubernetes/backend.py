@@ -62,6 +62,7 @@ class KubernetesBackend:
         self._settings = settings
         self._api = Api(partial(connect, settings.kubeconfig), Gate(settings.budget))
         self._healing = Healing()
+        self._keys = system.KeysMirror(self._api)
 
     @property
     def requests(self) -> int:
@@ -235,8 +236,8 @@ class KubernetesBackend:
         return self._require_store().remove(backup)
 
     def publish_keys(self, jwks: Mapping[str, Any]) -> None:
-        """See `ClusterBackend`. Two requests when all have them; else one for each cluster that has not."""
-        system.publish_keys(self._api, jwks)
+        """See `ClusterBackend`. One request while nothing changes."""
+        self._keys.publish(jwks)
 
     def write_register(self, register: Mapping[str, Any]) -> None:
         """See `ClusterBackend`."""

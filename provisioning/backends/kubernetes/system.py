@@ -5,15 +5,17 @@ from __future__ import annotations
 import base64
 import gzip
 import json
-from collections.abc import Iterator, Mapping
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from hashlib import sha256
 from typing import Any
 
 from provisioning.backends.kubernetes.api import Api
 from provisioning.backends.kubernetes.errors import Changed, Missing
-from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, labels, meta, name_in, notes_in
+from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, meta, name_in, notes_in
 from provisioning.backends.kubernetes.names import (
-    CLUSTER,
     COMPONENT,
     KEYS_DIGEST,
     MANAGED_BY,
@@ -28,6 +30,10 @@ from provisioning.errors import RegionUnreachable
 
 # An object may have 1.5 MB as the API server's store takes it, and a ConfigMap 1 MiB.
 MAX_PART_BYTES = 900_000
+# A turn that began before a change of the keys may give a cluster those from before: no longer than its lease lasts,
+# unless its process was held still.
+KEYS_SETTLE_SECONDS = 60.0
+KEYS_COMPARED_EVERY_SECONDS = 600.0
 _VERSION = "flowplane.dev/version"
 _PARTS = "flowplane.dev/parts"
 _CONTENT = "content"
@@ -66,40 +72,38 @@ def read_keys(api: Api) -> str:
     return str((found.get("data") or {}).get("certs", '{"keys": []}'))
 
 
-def publish_keys(api: Api, jwks: Mapping[str, Any]) -> None:
-    """Write the keys where they differ: the region's own copy, then each cluster's. Two requests when none does."""
-    document = json.dumps(jwks, sort_keys=True)
-    digest = digest_of(document)
-    if read_keys(api) != document:
-        ensure_config_map(api, TOKEN_KEYS, {"certs": document})
-    held = api.find(CONFIG_MAP, selector=f"{OURS},{COMPONENT}={TOKEN_KEYS}", is_metadata_only=True)
-    for one in held.items:
-        if notes_in(one).get(KEYS_DIGEST) != digest and not meta(one).get("deletionTimestamp"):
-            _hand_on(api, one, document, digest)
+class KeysMirror:
+    """The public token keys in one region: its own copy, which new clusters take theirs from, and each cluster's."""
 
+    def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
+        self._api = api
+        self._clock = clock
+        self._digest = ""
+        self._changed_at = self._compared_at = -math.inf
 
-def keys_for(namespace_labels: Mapping[str, str], document: str) -> Object:
-    """Return a cluster's copy of the keys."""
-    return {
-        "apiVersion": "v1",
-        "kind": "ConfigMap",
-        "metadata": {
-            "name": TOKEN_KEYS,
-            "labels": dict(namespace_labels),
-            "annotations": {KEYS_DIGEST: digest_of(document)},
-        },
-        "data": {"certs": document},
-    }
+    def publish(self, jwks: Mapping[str, Any]) -> None:
+        """Write the keys where they differ. One request while nothing changes; every ten minutes, and for a minute
+        after a change, another one for each 2,000 clusters, and one for each cluster that has not got them.
+        """
+        document = json.dumps(jwks, sort_keys=True)
+        digest, now = digest_of(document), self._clock()
+        if read_keys(self._api) != document:
+            ensure_config_map(self._api, TOKEN_KEYS, {"certs": document})
+            self._digest = ""
+        if digest != self._digest:
+            self._digest, self._changed_at = digest, now
+        if now - self._changed_at < KEYS_SETTLE_SECONDS or now - self._compared_at >= KEYS_COMPARED_EVERY_SECONDS:
+            self._hand_on(document, digest)
+            self._compared_at = now
 
-
-def _hand_on(api: Api, held: Object, document: str, digest: str) -> None:
-    """Change one cluster's copy, unless it has just gone with its cluster."""
-    assert CLUSTER in labels(held)
-    change = {"metadata": {"annotations": {KEYS_DIGEST: digest}}, "data": {"certs": document}}
-    try:
-        api.merge(CONFIG_MAP, str(meta(held)["namespace"]), name_in(held), change)
-    except Missing:
-        return
+    def _hand_on(self, document: str, digest: str) -> None:
+        change = {"metadata": {"annotations": {KEYS_DIGEST: digest}}, "data": {"certs": document}}
+        selector = f"{OURS},{COMPONENT}={TOKEN_KEYS}"
+        for held in self._api.find(CONFIG_MAP, selector=selector, is_metadata_only=True).items:
+            if notes_in(held).get(KEYS_DIGEST) != digest and not meta(held).get("deletionTimestamp"):
+                # It may have just gone with its cluster.
+                with suppress(Missing):
+                    self._api.merge(CONFIG_MAP, str(meta(held)["namespace"]), name_in(held), change)
 
 
 def write_register(api: Api, register: Mapping[str, Any]) -> None:

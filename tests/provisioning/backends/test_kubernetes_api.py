@@ -22,6 +22,7 @@ from provisioning.backends.kubernetes.errors import Changed, Expired, Invalid, M
 from provisioning.backends.kubernetes.healing import AGAIN_SECONDS, MAX_HEALS, WITHIN_SECONDS, Healing
 from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, POD, Kind
 from provisioning.backends.kubernetes.settings import Budget
+from provisioning.backends.kubernetes.system import KeysMirror
 from provisioning.backends.kubernetes.watch import Reflector, Watch
 from provisioning.errors import NoCapacity, RegionUnreachable
 from tests.provisioning.backends.apiserver import HANG_SECONDS, Reply, client_of, kubeconfig, scripted
@@ -429,3 +430,32 @@ def test_what_is_changed_again_and_again_is_left_alone_for_a_while() -> None:
     assert refused.value.retry_after_seconds == AGAIN_SECONDS, "what else is the matter is not left alone as long"
     now[0] += WITHIN_SECONDS + 1
     healing.begin(one_cluster)
+
+
+def test_token_keys_are_compared_for_a_minute_after_a_change_and_every_ten_minutes(tmp_path: Path) -> None:
+    """Each comparison reads what all clusters have, which of thousands is not little."""
+    jwks, now = {"keys": ["a"]}, 0.0
+    kept = Reply(body={"data": {"certs": json.dumps(jwks)}})
+    with scripted(Reply(body={"items": []}), known={"configmaps/token-keys": kept}) as server:
+        mirror = KeysMirror(client_of(kubeconfig(tmp_path, server.port)), lambda: now)
+        compared = []
+        for second in range(0, 1400, 10):
+            now, before = float(second), len(server.asked)
+            mirror.publish(jwks)
+            asked = server.asked[before:]
+            assert "token-keys" in asked[0].path
+            compared += [second] * (len(asked) - 1)
+    assert compared == [0, 10, 20, 30, 40, 50, 650, 1250]
+
+
+def test_new_token_keys_are_handed_on_at_once_and_again_when_somebody_puts_back_the_former(tmp_path: Path) -> None:
+    former = {"metadata": {"name": "token-keys", "namespace": "fp-1"}}
+    kept, of_all = Reply(body={"data": {"certs": "{}"}}), Reply(body={"items": [former]})
+    times = [0.0, 1000.0]
+    with scripted(of_all, known={"flowplane-system/configmaps/token-keys": kept}) as server:
+        mirror = KeysMirror(client_of(kubeconfig(tmp_path, server.port)), lambda: times.pop(0))
+        for _ in range(2):
+            server.asked.clear()
+            mirror.publish({"keys": ["b"]})
+            written = [asked.path.split("?")[0] for asked in server.asked if asked.method == "PATCH"]
+            assert [path.split("/")[-3] for path in written] == ["flowplane-system", "fp-1"]
