@@ -498,14 +498,16 @@ class Leftover(models.Model):
 class Installation(models.Model):
     """One row: what this database knows of itself.
 
-    `beat` rises with the clock and is written into every region. A region that has seen a higher one was served by a
-    newer database than this: it was restored from an older copy.
+    `beat` rises with the clock while anything is changed, and is written into every region. A region that has seen a
+    higher one was served by a newer database than this: it was restored from an older copy.
     """
 
     id = models.PositiveSmallIntegerField(primary_key=True, default=1)
     beat = models.PositiveBigIntegerField(default=0)
     # By the database's clock, which may have gone back since.
     beat_at = models.DateTimeField(null=True, blank=True)
+    # Whether a turn has done something in a region since.
+    has_acted = models.BooleanField(default=False, db_default=False)
     set_back_at = models.DateTimeField(null=True, blank=True)
     # What the regions' registers name and this database does not: credentials issued since the copy was made.
     report = models.JSONField(default=dict)

@@ -285,7 +285,7 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
             services.end_trial(subject.row)
         if isinstance(action, RemoveCluster) and action.step not in subject.tried_steps:
             services.note_receipt(subject, backend.belongings(subject.row.pk))
-        effect = executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
+        effect = _act(action, backend, subject)
     except Temporary as error:
         seconds = max(error.retry_after_seconds, _backoff_seconds(subject.row.failures))
         message = error.message
@@ -315,6 +315,12 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
     executed = effect is not Effect.NONE
     due = _due_after(action, effect, subject) if executed else WAITING_SECONDS
     return TurnOutcome(observed, action, executed=executed, waits_for=waits_for, due_in_seconds=due)
+
+
+def _act(action: Action, backend: ClusterBackend, subject: read.TurnSubject) -> Effect:
+    if not isinstance(action, Wait):
+        services.note_act()
+    return executor.execute(action, backend, subject.desired, epoch=subject.row.lease_epoch)
 
 
 def _look(subject: read.TurnSubject, backend: ClusterBackend) -> ObservedCluster:

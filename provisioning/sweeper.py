@@ -99,10 +99,12 @@ class Sweeper:
 def keep_registers() -> None:
     """Have every region remember this database's beat; find out whether one remembers a later one, or none answers.
 
+    Writes nowhere while nothing happens.
+
     The first thing that a clock and a worker do: on a database that was restored from an older copy nothing else may
     happen before.
     """
-    compared = set()
+    remembered = {}
     for region, answer in ask_all(read.regions(), lambda backend: backend.read_register()):
         if isinstance(answer, Exception):
             _note_silence(region, answer)
@@ -111,11 +113,12 @@ def keep_registers() -> None:
             regions.note_answer(region)
             if installation.compare(answer):
                 logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
-            compared.add(region.slug)
-    register = installation.register()
+            remembered[region.slug] = answer.get("beat")
+    count = installation.beat()
     # What was not compared may be all that is left to tell that this database is an older copy.
-    written = [region for region in _touchable() if region.slug in compared]
-    for region, refusal in ask_all(written, lambda backend: backend.write_register(register)):
+    behind = [region for region in _touchable() if remembered.get(region.slug, count) != count]
+    register = installation.register(count) if behind else {}
+    for region, refusal in ask_all(behind, lambda backend: backend.write_register(register)):
         _complain(region, refusal, "could not write the register of region %s: %s")
 
 

@@ -210,7 +210,10 @@ class AuditEvent(models.Model):
     objects = OrganizationQuerySet.as_manager()
 
     class Meta:
-        indexes = [models.Index(fields=["organization", "-at", "-id"], name="audit_newest_first")]
+        indexes = [
+            models.Index(fields=["organization", "-at", "-id"], name="audit_newest_first"),
+            models.Index(fields=["at"], name="audit_at"),
+        ]
 
 
 class IdempotencyRecord(models.Model):

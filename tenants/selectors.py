@@ -171,6 +171,11 @@ def access_changed_within(span: timedelta, *, limit: int) -> list[dict[str, str]
     ]
 
 
+def is_audited_since(moment: datetime) -> bool:
+    """Whether anybody has changed anything since then. One query. For the installation itself."""
+    return AuditEvent.objects.filter(at__gt=moment).exists()
+
+
 def secrets_of(client_ids: Iterable[str]) -> dict[tuple[str, str], bool]:
     """Client id and visible beginning of the secrets that these clients have here -> whether it is live. One query."""
     rows = _secrets().filter(credential__client_id__in=list(client_ids))

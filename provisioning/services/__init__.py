@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from provisioning.services.backups import delete_backup
 from provisioning.services.drills import drill_backup
+from provisioning.services.installation import note_act
 from provisioning.services.receipts import note_receipt
 from provisioning.services.trials import end_trial
 from provisioning.services.turns import TurnOutcome, record_turn
@@ -37,6 +38,7 @@ __all__ = [
     "drill_backup",
     "end_trial",
     "force_operation",
+    "note_act",
     "note_receipt",
     "preview",
     "preview_backup_deletion",

@@ -24,6 +24,9 @@ logger = logging.getLogger(__name__)
 # A clock that goes back by less is not worth a change to every cluster: nothing waits that much longer.
 LEAP = timedelta(minutes=1)
 
+# What was changed carries the time of its statement, and is seen once its transaction has ended.
+LONGEST_CHANGE = timedelta(minutes=1)
+
 # A copy older than this is told apart all the same; only the list of credentials is not complete any more.
 REMEMBERED = timedelta(days=30)
 MAX_REMEMBERED = 5000
@@ -33,9 +36,21 @@ MAX_REMEMBERED = 5000
 _OVERTAKING = Greatest(F("lease_epoch") + 1, Cast(Extract(Now(), "epoch"), BigIntegerField()))
 
 
+def note_act() -> None:
+    """Say that a turn is about to act in a region, so that the next beat counts. One statement, mostly without a write.
+
+    Outside a transaction: the row is everybody's. The turn's own epoch is in the database before, so a copy in which
+    this beat is counted and the act not yet done has nothing to be afraid of.
+    """
+    Installation.objects.filter(pk=1, has_acted=False).update(has_acted=True)
+
+
 @transaction.atomic
 def beat() -> int:
-    """Count up, and return the count; notice whether the database's clock has gone back since. Two statements."""
+    """Return the count of beats, one up if anything was changed since the last one that a region should know of.
+
+    Notices whether the database's clock has gone back since. Three statements.
+    """
     rows = Installation.objects.filter(pk=1).select_for_update().annotate(now=Now())
     row = rows.first()
     if row is None:
@@ -45,8 +60,10 @@ def beat() -> int:
     if back > LEAP:
         logger.warning("the database's clock has gone back by %s: leases and due times follow it", back)
         _follow(back)
-    row.beat, row.beat_at = row.beat + 1, row.now
-    row.save(update_fields=["beat", "beat_at"])
+    if row.beat_at is None or row.has_acted or tenancy_read.is_audited_since(row.beat_at - LONGEST_CHANGE):
+        row.beat += 1
+    row.beat_at, row.has_acted = row.now, False
+    row.save(update_fields=["beat", "beat_at", "has_acted"])
     return row.beat
 
 
@@ -60,9 +77,9 @@ def _follow(back: timedelta) -> None:
     Leftover.objects.filter(due_at__gt=Now()).update(due_at=F("due_at") - back)
 
 
-def register() -> dict[str, Any]:
+def register(count: int) -> dict[str, Any]:
     """What every region is to remember of this database: its beat, who was given or lost access lately. No secret."""
-    return {"beat": beat(), "credentials": tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)}
+    return {"beat": count, "credentials": tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)}
 
 
 def is_set_back() -> bool:

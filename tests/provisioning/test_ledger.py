@@ -300,6 +300,59 @@ def test_a_database_that_counts_on_holds_nothing_back(healthy: Cluster, region: 
     assert fresh(healthy).hold == ""
 
 
+@pytest.fixture
+def rested(healthy: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch) -> Cluster:
+    """A healthy cluster, and nothing has happened since the last beat; no change takes any time."""
+    monkeypatch.setattr(installation, "LONGEST_CHANGE", timedelta(0))
+    sweeper.keep_registers()
+    region.calls.clear()
+    return healthy
+
+
+def test_while_nothing_happens_no_region_is_written_to(rested: Cluster, region: PretendRegion) -> None:
+    before = region.register
+    turn(rested)
+    sweeper.keep_registers()
+    assert region.verbs() == []
+    assert region.register is before
+
+
+def test_what_anybody_changes_and_what_a_turn_heals_makes_the_next_beat_count(
+    alice: Person, rested: Cluster, region: PretendRegion
+) -> None:
+    beats = [region.register["beat"]]
+    region.clusters[rested.pk].brokers[0].running = False
+    turn(rested)
+    assert region.verbs() == ["start"], "nobody has asked for it, so nothing is audited"
+    for _ in range(2):
+        sweeper.keep_registers()
+        beats.append(region.register["beat"])
+    services.suspend_cluster(actor=alice.actor, cluster_id=rested.pk)
+    for _ in range(2):
+        sweeper.keep_registers()
+        beats.append(region.register["beat"])
+    assert [beat - beats[0] for beat in beats] == [0, 1, 1, 2, 2]
+
+
+def test_what_was_audited_by_a_transaction_that_lasted_counts_although_it_is_seen_late(
+    alice: Person, rested: Cluster, region: PretendRegion, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    services.suspend_cluster(actor=alice.actor, cluster_id=rested.pk)
+    Installation.objects.update(beat_at=Now())
+    before = region.register["beat"]
+    sweeper.keep_registers()
+    assert region.register["beat"] == before
+    monkeypatch.setattr(installation, "LONGEST_CHANGE", timedelta(minutes=1))
+    sweeper.keep_registers()
+    assert region.register["beat"] == before + 1
+
+
+def test_a_region_that_has_forgotten_is_told_again(rested: Cluster, region: PretendRegion) -> None:
+    before, region.register = region.register, {}
+    sweeper.keep_registers()
+    assert region.register == before
+
+
 def test_a_database_set_back_touches_nothing_that_differs_and_lets_the_rest_go_on(
     alice: Person, bob: Person, healthy: Cluster, region: PretendRegion
 ) -> None:
