@@ -367,7 +367,8 @@ def _what_is_waited_for(action: Action, observed: ObservedCluster) -> str:
         StepKind.TAKE_BACKUP: observed.backup_detail,
         StepKind.RESCALE: "The engine is moving its partitions." if observed.is_rescaling else "",
     }
-    return details.get(action.step, "") or observed.waits_for or observed.release_detail
+    told = details.get(action.step, "") or observed.waits_for or observed.release_detail
+    return told or ("What there is of the cluster is being removed." if isinstance(action, RemoveCluster) else "")
 
 
 def _backoff_seconds(failures: int) -> float:
@@ -420,8 +421,7 @@ def _stalled(
     return TurnOutcome(
         observed,
         action,
-        executed=may_start
-        and executor.execute(action, backend, subject.desired, epoch=row.lease_epoch) is not Effect.NONE,
+        executed=may_start and _act(action, backend, subject) is not Effect.NONE,
         error_code=code_of(stall),
         error_message=stall.message,
         is_permanent=True,

@@ -144,6 +144,7 @@ def test_a_removal_that_takes_its_time_is_not_hurried(
     for _ in range(2):
         make_due(healthy)
         assert not reconciler.turn(healthy.pk)
+        assert latest(healthy, alice).waits_for == "What there is of the cluster is being removed."
         row = fresh(healthy)
         assert row.due_at is not None
         assert row.seen_at is not None
