@@ -345,12 +345,18 @@ def _leftovers() -> Iterator[Metric]:
     open_ones = Leftover.objects.filter(ended_at=None)
     counts = open_ones.aggregate(
         found=Count("pk", filter=Q(state=LeftoverState.FOUND)),
+        missing=Count("pk", filter=Q(state=LeftoverState.MISSING)),
         removing=Count("pk", filter=Q(state=LeftoverState.REMOVING)),
     )
     yield GaugeMetricFamily(
         "flowplane_leftovers_waiting",
         "Things found in a region that no wish stands for, waiting for an operator.",
         value=counts["found"],
+    )
+    yield GaugeMetricFamily(
+        "flowplane_clusters_missing",
+        "Clusters that are wished in a region and have been there, and of which an inventory found nothing.",
+        value=counts["missing"],
     )
     yield GaugeMetricFamily(
         "flowplane_leftovers_removing", "Things of that kind being removed.", value=counts["removing"]

@@ -457,7 +457,7 @@ class Leftover(models.Model):
     """Something in a region that no wish stands for: what a forced end left behind, or what was found there.
 
     A ledger: rows stay when the thing is gone. What was found waits for an operator; what was left by a person's own
-    force is removed as soon as the region allows.
+    force is removed as soon as the region allows. And the other way round: what is wished there, and missing.
     """
 
     id = models.UUIDField(primary_key=True, default=uuid.uuid4, editable=False)

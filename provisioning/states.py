@@ -182,19 +182,24 @@ class RegionState(StrEnum):
 
 
 class LeftoverKind(StrEnum):
-    """What is left over."""
+    """What is left over; or what is not there any more."""
 
     CLUSTER = "cluster"
     BACKUP = "backup"
+    LOSS = "loss"
 
 
 class LeftoverState(StrEnum):
-    """What is to become of it: found things wait for an operator, forced ones are removed."""
+    """What is to become of it: found and missing things wait for an operator, forced ones are removed."""
 
     FOUND = "found"
+    # Of a loss: it is wished there and has been there, and nothing of it is.
+    MISSING = "missing"
     REMOVING = "removing"
     GONE = "gone"
     ADOPTED = "adopted"
+    # Of a loss: it is there again, or not wished any more.
+    SETTLED = "settled"
 
 
 STEP_TITLES: dict[StepKind, str] = {

@@ -185,12 +185,14 @@ def _try(region: Region, remove: Callable[[ClusterBackend], bool], silent: set[s
 
 
 def take_inventories() -> None:
-    """Look for what is in the regions and no cluster of ours; it is entered into the ledger, and nothing is removed."""
+    """Look for what is in the regions and not wished, and the other way round: the ledger has both, nothing is done."""
     for region, answer in ask_all(_answering(), lambda backend: list(backend.inventory()), INVENTORY_SECONDS):
         if isinstance(answer, Exception):
             _complain(region, answer, "could not take the inventory of region %s: %s")
             continue
         with _rim(region, "could not enter what is in region %s"):
+            if missing := leftovers.note_missing(region, answer):
+                logger.error("%s clusters that should be in region %s are not there", missing, region.slug)
             if fresh := leftovers.note_finds(region, answer):
                 logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)
 

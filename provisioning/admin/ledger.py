@@ -59,7 +59,7 @@ class EndedFilter(admin.SimpleListFilter):
 
 @admin.register(Leftover)
 class LeftoverAdmin(OperatorAdmin):
-    """The ledger of what is in a region and no wish stands for."""
+    """The ledger of what is in a region and no wish stands for, and of what is wished there and missing."""
 
     list_display = ("what", "state", "region", "organization", "age", "reason", "attempts", "error_message", "due_at")
     list_filter = ("state", "kind", "region", EndedFilter)
@@ -144,7 +144,8 @@ class LeftoverAdmin(OperatorAdmin):
     @admin.display(description="what there is")
     def parts(self, entry: Leftover) -> SafeString | str:
         """Processes, folders and ports."""
-        return _listed(entry.found) or "Nothing was looked for."
+        nothing = "Nothing." if entry.state == LeftoverState.MISSING else "Nothing was looked for."
+        return _listed(entry.found) or nothing
 
     @admin.display(description="its card")
     def card_table(self, entry: Leftover) -> SafeString | str:

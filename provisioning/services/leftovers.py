@@ -25,6 +25,9 @@ from tenants.models import Organization
 BACKUP_SETTLES = timedelta(minutes=10)
 MAX_BACKOFF_SECONDS = 3600
 
+# An inventory may have passed a cluster's place before the cluster was made.
+FIRST_SEEN = timedelta(minutes=2)
+
 # What gets on by itself, bit by bit, is looked at again this soon.
 GETTING_ON = timedelta(seconds=5)
 
@@ -90,6 +93,40 @@ def _record(
             **more,
         },
     )
+
+
+def note_missing(region: Region, finds: Iterable[Find]) -> int:
+    """Enter clusters that are wished in a region and were there, and of which nothing was found; end what is over.
+
+    Returns how many entries are new. Three statements when nothing is missing.
+    """
+    there = {find.cluster_id for find in finds if set(find.parts) != {IN_STORE}}
+    wished = Cluster.objects.live().filter(
+        region=region,
+        was_healthy=True,
+        lifecycle__in=(Lifecycle.RUNNING, Lifecycle.SUSPENDED),
+        created_at__lt=Now() - FIRST_SEEN,
+    )
+    organizations = dict(wished.exclude(pk__in=there).values_list("pk", "organization_id"))
+    entries = Leftover.objects.filter(region=region, kind=LeftoverKind.LOSS, ended_at=None)
+    entries.exclude(cluster_id__in=organizations).update(state=LeftoverState.SETTLED, ended_at=Now())
+    known = set(entries.values_list("cluster_id", flat=True))
+    fresh = 0
+    for cluster_id in organizations.keys() - known:
+        _, is_new = Leftover.objects.get_or_create(
+            region=region,
+            kind=LeftoverKind.LOSS.value,
+            cluster_id=cluster_id,
+            reference="",
+            ended_at=None,
+            defaults={
+                "state": LeftoverState.MISSING.value,
+                "reason": "It is wished here and has been here, and nothing of it was found.",
+                "organization_id": organizations[cluster_id],
+            },
+        )
+        fresh += is_new
+    return fresh
 
 
 def note_finds(region: Region, finds: Iterable[Find]) -> int:
@@ -239,6 +276,8 @@ def _found(leftover_id: UUID) -> Leftover:
     entry = Leftover.objects.select_for_update(of=("self",), no_key=True).filter(pk=leftover_id).first()
     if entry is None:
         raise NotFound("There is no such entry in the ledger.")
+    if entry.state == LeftoverState.MISSING:
+        raise Conflict("Nothing of this cluster is in the region, so there is nothing to adopt or to remove.")
     if entry.state != LeftoverState.FOUND:
         raise Conflict("This entry does not wait for anybody any more: it is being removed, or it is gone.")
     return entry

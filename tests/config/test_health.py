@@ -219,13 +219,16 @@ def test_metrics_tell_what_waits_for_an_operator(client: WebClient, cluster: Clu
         'flowplane_clusters_held{hold="set_back"}',
         "flowplane_installation_set_back",
         "flowplane_leftovers_waiting",
+        "flowplane_clusters_missing",
     )
     before = [sample(client, name) for name in names]
     installation.set_back()
     leftovers.note_finds(cluster.region, [Find(uuid4())])
+    Cluster.objects.filter(pk=cluster.pk).update(was_healthy=True, created_at=Now() - timedelta(days=1))
+    leftovers.note_missing(cluster.region, [])
     after = [sample(client, name) for name in names]
     assert [then is not None and now is not None and now > then for then, now in zip(before, after, strict=True)] == [
-        True, True, True,
+        True, True, True, True,
     ]  # fmt: skip
 
 

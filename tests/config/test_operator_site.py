@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from datetime import timedelta
 from typing import Any
 from uuid import uuid4
 
@@ -453,3 +454,16 @@ def test_backups_and_the_ledger_cannot_be_edited(site: WebClient, alice: Person,
     ):
         assert site.post(reverse(f"admin:provisioning_{name}_change", args=[row.pk]), {"state": "x"}).status_code == 403
         assert site.get(reverse(f"admin:provisioning_{name}_add")).status_code == 403
+
+
+def test_a_cluster_that_is_missing_is_shown_with_its_age_and_nothing_to_decide(
+    site: WebClient, cluster: Cluster
+) -> None:
+    Cluster.objects.filter(pk=cluster.pk).update(was_healthy=True, created_at=Now() - timedelta(days=1))
+    leftovers.note_missing(cluster.region, [])
+    entry = Leftover.objects.get(cluster_id=cluster.pk)
+    assert f"loss {cluster.pk}" in page(site, "provisioning_leftover_changelist")
+    shown = page(site, "provisioning_leftover_change", entry.pk)
+    assert "nothing of it was found" in shown
+    assert "Adopt it" not in shown
+    assert "Remove it" not in shown

@@ -282,6 +282,64 @@ def test_an_unexplained_removal_is_an_operators_to_look_at(alice: Person, plans:
     assert region.is_running(lost[0].pk)
 
 
+# --- what is missing --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def suspended(alice: Person, healthy: Cluster, region: PretendRegion) -> Cluster:
+    """A cluster at rest, made long ago: no turn looks whether it is still there."""
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    turn_until_rest(healthy)
+    Cluster.objects.filter(pk=healthy.pk).update(created_at=Now() - timedelta(days=1))
+    return fresh(healthy)
+
+
+def test_a_cluster_that_is_wished_and_gone_is_entered_once_and_ends_when_it_is_back(
+    suspended: Cluster, region: PretendRegion
+) -> None:
+    sweeper.take_inventories()
+    assert not Leftover.objects.exists()
+    there = region.clusters.pop(suspended.pk)
+    for _ in range(2):
+        sweeper.take_inventories()
+    entry = Leftover.objects.get()
+    assert (entry.kind, entry.state, entry.cluster_id) == ("loss", LeftoverState.MISSING, suspended.pk)
+    assert (entry.organization_id, entry.ended_at, entry.due_at) == (suspended.organization_id, None, None)
+    for decide in (leftovers.adopt, leftovers.remove):
+        with pytest.raises(Conflict, match="nothing to adopt or to remove"):
+            decide(actor=OPERATOR, leftover_id=entry.pk)
+    region.clusters[suspended.pk] = there
+    sweeper.take_inventories()
+    entry.refresh_from_db()
+    assert (entry.state, entry.ended_at is not None) == (LeftoverState.SETTLED, True)
+    assert region.verbs().count("start") == 1
+
+
+def test_what_is_being_deleted_was_never_there_or_is_of_a_silent_region_is_not_missing(
+    alice: Person, suspended: Cluster, region: PretendRegion
+) -> None:
+    asked_for = services.create_cluster(actor=alice.actor, request=ask(name="asked-for")).cluster
+    Cluster.objects.filter(pk=asked_for.pk).update(created_at=Now() - timedelta(days=1))
+    there = region.clusters.pop(suspended.pk)
+    region.faults["inventory"] = [RegionUnreachable("The region does not answer.")]
+    sweeper.take_inventories()
+    assert not Leftover.objects.exists(), "silence reads as absent"
+    Cluster.objects.filter(pk=suspended.pk).update(created_at=Now())
+    sweeper.take_inventories()
+    assert not Leftover.objects.exists(), "it may have been made after the look"
+    Cluster.objects.filter(pk=suspended.pk).update(created_at=Now() - timedelta(days=1), lifecycle="deleted")
+    sweeper.take_inventories()
+    assert not Leftover.objects.exists()
+    region.clusters[suspended.pk] = there
+
+
+def test_only_backups_of_it_in_the_store_are_not_the_cluster(suspended: Cluster, region: PretendRegion) -> None:
+    del region.clusters[suspended.pk]
+    region.strays.append(Find(suspended.pk, card={}, parts=(leftovers.IN_STORE,)))
+    sweeper.take_inventories()
+    assert Leftover.objects.get().state == LeftoverState.MISSING
+
+
 # --- a database set back ----------------------------------------------------------------------------------------------
 
 

@@ -180,7 +180,11 @@ def test_a_namespace_that_somebody_removed_is_told_and_nothing_empty_takes_its_p
 
     assert writes(region, mark, "fp-") == []
     assert is_away(region, cluster)()
-    assert not Leftover.objects.filter(cluster_id=cluster.pk).exists()
+    assert not Leftover.objects.filter(cluster_id=cluster.pk).exists(), "it may have been made after the look"
+    Cluster.objects.filter(pk=cluster.pk).update(created_at=Now() - timedelta(hours=1))
+    sweeper.take_inventories()
+    entry = Leftover.objects.get(cluster_id=cluster.pk)
+    assert (entry.kind, entry.state, entry.ended_at) == ("loss", LeftoverState.MISSING, None)
     told = read.cluster(customer.person.actor, cluster.pk)
     assert "All of this cluster is gone from its region" in str(told.conditions)
 
@@ -196,6 +200,9 @@ def test_a_namespace_that_somebody_removed_is_told_and_nothing_empty_takes_its_p
     gone = customer.ask(services.request_deletion, cluster, purge=True)
     customer.run(cluster)
     assert customer.look(gone).state == OperationState.SUCCEEDED
+    sweeper.take_inventories()
+    entry.refresh_from_db()
+    assert (entry.state, entry.ended_at is not None) == (LeftoverState.SETTLED, True)
 
 
 # --- A database set back ---------------------------------------------------------------------------------------------
