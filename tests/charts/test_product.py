@@ -25,7 +25,9 @@ from tests.charts.product_cases import (
 
 pytestmark = pytest.mark.kubernetes
 
-SETTINGS = (Path(__file__).parents[2] / "config" / "settings.py").read_text()
+CHECKOUT = Path(__file__).parents[2]
+SETTINGS = (CHECKOUT / "config" / "settings.py").read_text()
+REGION_RIGHTS = CHECKOUT / "docs" / "region-rights.yaml"
 EVERYWHERE = {"ClusterRole", "ClusterRoleBinding", "ValidatingAdmissionPolicy", "ValidatingAdmissionPolicyBinding"}
 # What `helm uninstall` removes, all of it.
 KINDS = EVERYWHERE | {
@@ -337,6 +339,12 @@ def test_rights_are_those_that_are_used(rendered: dict[str, list[Object]]) -> No
         assert engines == USED | {key: {"list", "create", "patch", "delete"} for key in asked}
         watch = rights(one(rendered[name], "ClusterRole", "flowplane-flowplane-watch"))
         assert watch == {key: {"list", "watch"} for key in (*READ_BY_WATCH, *asked)}
+
+
+def test_the_rights_of_the_guide_are_those_that_are_used() -> None:
+    guide = rights(yaml.safe_load(REGION_RIGHTS.read_text()))
+    watched = {key: verbs | ({"watch"} if key in READ_BY_WATCH else set()) for key, verbs in USED.items()}
+    assert guide == watched | {"ingresses": {"list", "watch", "create", "patch", "delete"}}
 
 
 def test_no_right_is_one_to_get_more_rights(objects: list[Object]) -> None:
