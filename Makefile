@@ -54,7 +54,7 @@ check: setup-development ## Format, lint, types, import contracts, missing and u
 
 # Both halves wait more than they work, so they run side by side, and what they print is mixed.
 test: setup-development ## The test suite, on real servers and engines (ARGS='-k name': a part of it)
-	@$(if $(ARGS),exec $(MAKE) test-here,if [ "$$(id -u)" = 0 ]; then \
+	@$(if $(ARGS),echo "Not run: the tests marked kubernetes (make test-kubernetes ARGS=...)."; exec $(MAKE) test-here,if [ "$$(id -u)" = 0 ]; then \
 		exec $(MAKE) --jobs=2 --keep-going test-here test-kubernetes; \
 		else echo "Not run: the tests marked kubernetes, which need root (make test-kubernetes)."; exec $(MAKE) test-here; fi)
 
@@ -71,7 +71,7 @@ test-kubernetes-long: setup-development ## What takes too long for those: severa
 		$(BIN)/python -m pytest -m "kubernetes and chaos" --ignore tests/provisioning/backends/faults \
 		--ignore tests/provisioning/backends/test_kubernetes_kills.py $(ARGS)
 
-chaos-k8s: chaos-k8s-simulated chaos-k8s-engines ## Faults of regions, deaths at every step, on a Kubernetes of our own (root; an hour)
+chaos-k8s: chaos-k8s-simulated chaos-k8s-engines ## Faults of regions, deaths at every step, on a Kubernetes of our own (root; 75 minutes)
 
 # They end and freeze what their Kubernetes is made of, so it is always one of their own.
 chaos-k8s-simulated chaos-k8s-engines: export FLOWPLANE_TEST_KUBECONFIG =
@@ -80,7 +80,7 @@ chaos-k8s-simulated: setup-development ## The faults alone, without real pods (2
 	$(TESTBED) around --tier simulated -- $(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest --timeout 1200 tests/provisioning/backends/faults $(ARGS)
 
-chaos-k8s-engines: setup-development ## The deaths in what only real engines do (40 minutes)
+chaos-k8s-engines: setup-development ## The deaths in what only real engines do (54 minutes)
 	$(TESTBED) around --tier node -- $(EMBEDDED) bench -- \
 		$(BIN)/python -m pytest tests/provisioning/backends/test_kubernetes_kills.py $(ARGS)
 
@@ -104,7 +104,7 @@ static-stability: setup-development ## Everything of ours off for half an hour, 
 screenshots: setup-development ## Make the pictures of docs/images anew
 	$(BIN)/python -m embedded.screenshots
 
-bench: bench-product bench-queue bench-engine bench-doors ## All figures of docs/performance.md (an hour)
+bench: bench-product bench-queue bench-engine bench-doors ## The figures of product, queue, engine and doors, one after the other (two cores for itself; an hour)
 
 bench-product: setup-development ## From accepted to healthy, an idle turn, memory (about 10 minutes)
 	$(BIN)/python -m bench.figures
@@ -121,7 +121,7 @@ bench-doors: setup-development ## The REST door beside a bare one, at a million 
 bench-installation: setup-development ## How long backup and restore of our own database take (N=10000: clusters)
 	$(BIN)/python -m bench.installation $(N)
 
-bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install`, as root (two minutes; ARGS=--help)
+bench-k8s: setup-bench ## A tenant on Kubernetes beside `helm install` (root; 2 minutes; by ARGS='--figure ...' healthy and burst 5, fair 1, fleet of N=1000 14)
 	$(BIN)/python -m bench.k8s $(if $(N),--tenants $(N)) $(ARGS)
 
 bench-k8s-fleet: setup-bench ## 8,000 tenants at rest in two regions, as root (an hour and a half)

@@ -6,6 +6,7 @@ These tests run in a testbed themselves: their own ones are made inside it, whic
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -29,6 +30,12 @@ def command(home: Path, *arguments: str) -> list[str]:
 def on_testbed(home: Path, *arguments: str) -> str:
     """Run `python -m testbed` to its end and return what it said."""
     return subprocess.run(command(home, *arguments), check=True, capture_output=True, text=True).stdout
+
+
+def running(home: Path) -> tuple[str, list[tuple[str, str]]]:
+    """Return which process keeps a testbed, and its components with their processes."""
+    status = on_testbed(home, "status")
+    return Bed(home).record.read_text(), re.findall(r"^  (\S+) +process +(\d+)", status, re.MULTILINE)
 
 
 def differing(lines: list[str], others: list[str]) -> list[str]:
@@ -78,6 +85,11 @@ def test_a_second_control_plane_runs_beside_the_first(tmp_path: Path) -> None:
     home = tmp_path / "bed"
     try:
         on_testbed(home, "up", "control")
+        first = running(home)
+        assert "kube-apiserver" in dict(first[1])
+        # Once more changes nothing.
+        on_testbed(home, "up", "control")
+        assert running(home) == first
         on_testbed(home, "up", "simulated", "--name", "second", "--nodes", "1")
         said = on_testbed(home, "run", "--name", "second", "--", "kubectl", "get", "nodes", "-o", "name")
         assert "node/simulated-0" in said
