@@ -39,7 +39,8 @@ from tenants.scoping import scope
 
 ALGORITHM = "RS256"
 KEY_BITS = 2048
-# Mirrors are refreshed every few seconds and engines read them again on an unknown key: ten minutes is many times that.
+# A new key is in every mirror within seconds, which is looked after a minute and again five minutes later. Engines read
+# their mirror again on an unknown key.
 ACTIVATION_DELAY = timedelta(minutes=10)
 # Clocks of engine hosts may be behind ours: a key stays published this much longer than its last token lives.
 RETIREMENT_SLACK = timedelta(minutes=10)

@@ -27,7 +27,6 @@ from provisioning.backends.kubernetes.errors import (
     UNAUTHORIZED,
     Changed,
     Expired,
-    Invalid,
     Missing,
     pause_in,
     refusal,
@@ -140,15 +139,11 @@ class Api:
         query = {"fieldManager": MANAGER}
         return self._ask(Request("PATCH", path, what, query, change, content_type="application/merge-patch+json"))
 
-    def step(self, kind: Kind, namespace: str, name: str, steps: Sequence[Mapping[str, Any]]) -> Object:
-        """Change an object by the operations of RFC 6902, all or none; `Changed` when one does not apply to it."""
+    def edit(self, kind: Kind, namespace: str, name: str, operations: Sequence[Mapping[str, Any]]) -> Object:
+        """Change an object by the operations of RFC 6902, all or none; `Invalid` when one does not apply to it."""
         path, what = kind.path(namespace, name), f"{kind.name} {name}"
         query = {"fieldManager": MANAGER}
-        request = Request("PATCH", path, what, query, steps, content_type="application/json-patch+json")
-        try:
-            return self._ask(request)
-        except Invalid as error:
-            raise Changed(f"The {what} was changed at the same time.", internal=error.internal) from error
+        return self._ask(Request("PATCH", path, what, query, operations, content_type="application/json-patch+json"))
 
     def replace(self, kind: Kind, namespace: str, wished: Object) -> Object:
         """Make an object exactly this, fields of others gone, while it is of the version it names; else `Changed`."""

@@ -62,7 +62,7 @@ class KubernetesBackend:
         self._settings = settings
         self._api = Api(partial(connect, settings.kubeconfig), Gate(settings.budget))
         self._healing = Healing()
-        self._keys = system.KeysMirror(self._api)
+        self._keys = system.TokenKeys(self._api)
 
     @property
     def requests(self) -> int:
@@ -117,7 +117,7 @@ class KubernetesBackend:
         The kubelet ends by force what does not end in time; a pod whose node is silent stays, for two engines on one
         volume would be worse than none.
         """
-        ground = fence.enter(self._api, desired.cluster_id, epoch, {CARD: fence.card_of(desired)})
+        ground = fence.enter(self._api, desired.cluster_id, epoch, _wished(desired))
         if ground is None:
             return
         held, doomed = read_holdings(self._api, ground), set(nodes)
@@ -311,14 +311,14 @@ class KubernetesBackend:
         apply.on_version(self._api, ground, version, act)
 
     def _enter(self, desired: DesiredCluster, epoch: int) -> Ground:
-        ground = fence.enter(self._api, desired.cluster_id, epoch, {CARD: fence.card_of(desired)})
+        ground = fence.enter(self._api, desired.cluster_id, epoch, _wished(desired))
         if ground is None:
             fence.require_not_deleted(self._api, desired.cluster_id, epoch)
             raise Temporary("Nothing of the cluster is in the region.", internal=namespace_of(desired.cluster_id))
         return ground
 
     def _enter_or_found(self, desired: DesiredCluster, epoch: int) -> Ground:
-        ground = fence.enter(self._api, desired.cluster_id, epoch, {CARD: fence.card_of(desired)})
+        ground = fence.enter(self._api, desired.cluster_id, epoch, _wished(desired))
         if ground is None:
             try:
                 ground = fence.found(self._api, desired, epoch)
@@ -349,3 +349,8 @@ class KubernetesBackend:
                 "and resume the cluster once."
             )
         return Store(self._settings.store, TIMEOUT)
+
+
+def _wished(desired: DesiredCluster) -> Mapping[str, str | None]:
+    """Return the notes on the namespace of a cluster that is to be there: a removal that was begun is called off."""
+    return {CARD: fence.card_of(desired), REMOVING: None}

@@ -8,6 +8,7 @@ other. Looking before as well would cost every first start a request.
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ from uuid import UUID
 
 from common.errors import Permanent, Temporary
 from provisioning.backends.kubernetes.api import Api
-from provisioning.backends.kubernetes.errors import Changed, Missing
+from provisioning.backends.kubernetes.errors import Changed, Invalid, Missing
 from provisioning.backends.kubernetes.kinds import CONFIG_MAP, NAMESPACE, Object, labels, meta, notes_in
 from provisioning.backends.kubernetes.names import (
     CARD,
@@ -160,7 +161,7 @@ def require_held(api: Api, ground: Ground) -> None:
 
 
 def remember(api: Api, cluster_id: UUID, epoch: int, *, is_first: bool) -> None:
-    """Keep the epoch of a cluster that is being deleted. One request where this is its first, else two.
+    """Keep the epoch of a cluster that is being deleted. One request where `is_first` is right, else two or three.
 
     All deletions write one object, each its own field: the server is told what that field was, and not of which version
     the object was, or a hundred at once would begin again for each other's sake.
@@ -171,23 +172,28 @@ def remember(api: Api, cluster_id: UUID, epoch: int, *, is_first: bool) -> None:
     Raises:
         Fenced: a newer turn has deleted it.
         Temporary: others delete the same cluster, too often.
+        Permanent: the region does not take it.
     """
     place = f"/data/{cluster_id}"
-    known = None if is_first else _remembered(api).get(str(cluster_id))
+    tested = known = None if is_first else _remembered(api).get(str(cluster_id))
+    refusal: Exception | None = None
     for _ in range(ATTEMPTS):
         _require_newest(cluster_id, epoch, int(known or 0))
         if known == str(epoch):
             return
-        steps: list[dict[str, Any]] = [
+        operations: list[dict[str, Any]] = [
             {"op": "test", "path": place, "value": known},
             {"op": "add", "path": place, "value": str(epoch)},
         ]
         try:
-            _forget_surplus(api, api.step(CONFIG_MAP, SYSTEM, FENCES, steps))
-        except (Missing, Changed):
-            known = _remembered(api).get(str(cluster_id))
-            continue
-        return
+            written = api.edit(CONFIG_MAP, SYSTEM, FENCES, operations)
+        except (Missing, Changed, Invalid) as error:
+            refusal, tested, known = error, known, _remembered(api).get(str(cluster_id))
+        else:
+            _forget_some(api, written, cluster_id)
+            return
+    if isinstance(refusal, Invalid) and tested == known:
+        raise refusal
     raise Temporary("The same cluster is being deleted by others at this moment.", retry_after_seconds=1.0)
 
 
@@ -199,14 +205,17 @@ def _remembered(api: Api) -> Mapping[str, str]:
     return data
 
 
-def _forget_surplus(api: Api, known: Object) -> None:
-    """Which ones go when there are too many matters little. Whoever writes next sees to it, should this one not."""
-    remembered = [name for name in known["data"] if name != _ABOUT]
-    surplus = remembered[: max(0, len(remembered) - MAX_REMEMBERED)]
-    if surplus:
-        about = {"resourceVersion": meta(known)["resourceVersion"]}
+def _forget_some(api: Api, written: Object, latest: UUID) -> None:
+    """Where there are too many, forget a tenth of them, whichever: only a turn that overslept asks for one.
+
+    Whoever writes next sees to it, should this one not.
+    """
+    names = [name for name in written["data"] if name not in (_ABOUT, str(latest))]
+    if len(names) >= MAX_REMEMBERED:
+        surplus = random.sample(names, len(names) - MAX_REMEMBERED * 9 // 10)
+        expected = {"resourceVersion": meta(written)["resourceVersion"]}
         with suppress(Changed):
-            api.merge(CONFIG_MAP, SYSTEM, FENCES, {"metadata": about, "data": dict.fromkeys(surplus)})
+            api.merge(CONFIG_MAP, SYSTEM, FENCES, {"metadata": expected, "data": dict.fromkeys(surplus)})
 
 
 def _raise(api: Api, cluster_id: UUID, namespace: Object, notes: Mapping[str, str | None]) -> Ground:

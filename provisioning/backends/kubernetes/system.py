@@ -31,9 +31,9 @@ from provisioning.errors import RegionUnreachable
 # An object may have 1.5 MB as the API server's store takes it, and a ConfigMap 1 MiB.
 MAX_PART_BYTES = 900_000
 # A turn that began before a change of the keys may give a cluster those from before: no longer than its lease lasts,
-# unless its process was held still.
+# unless its process was held still. Both together are well below the time after which a new key signs.
 KEYS_SETTLE_SECONDS = 60.0
-KEYS_COMPARED_EVERY_SECONDS = 600.0
+KEYS_COMPARED_EVERY_SECONDS = 300.0
 _VERSION = "flowplane.dev/version"
 _PARTS = "flowplane.dev/parts"
 _CONTENT = "content"
@@ -72,7 +72,7 @@ def read_keys(api: Api) -> str:
     return str((found.get("data") or {}).get("certs", '{"keys": []}'))
 
 
-class KeysMirror:
+class TokenKeys:
     """The public token keys in one region: its own copy, which new clusters take theirs from, and each cluster's."""
 
     def __init__(self, api: Api, clock: Callable[[], float] = time.monotonic) -> None:
@@ -82,8 +82,10 @@ class KeysMirror:
         self._changed_at = self._compared_at = -math.inf
 
     def publish(self, jwks: Mapping[str, Any]) -> None:
-        """Write the keys where they differ. One request while nothing changes; every ten minutes, and for a minute
-        after a change, another one for each 2,000 clusters, and one for each cluster that has not got them.
+        """Write the keys where they differ.
+
+        One request while nothing changes. Every five minutes, and after a change until a minute has passed, another one
+        for each 2,000 clusters, and one for each cluster that has not got them.
         """
         document = json.dumps(jwks, sort_keys=True)
         digest, now = digest_of(document), self._clock()
@@ -92,8 +94,10 @@ class KeysMirror:
             self._digest = ""
         if digest != self._digest:
             self._digest, self._changed_at = digest, now
-        if now - self._changed_at < KEYS_SETTLE_SECONDS or now - self._compared_at >= KEYS_COMPARED_EVERY_SECONDS:
+        is_settled = self._compared_at >= self._changed_at + KEYS_SETTLE_SECONDS
+        if not is_settled or now - self._compared_at >= KEYS_COMPARED_EVERY_SECONDS:
             self._hand_on(document, digest)
+            # When it began: what was written meanwhile may not have been seen.
             self._compared_at = now
 
     def _hand_on(self, document: str, digest: str) -> None:
