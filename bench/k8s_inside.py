@@ -58,7 +58,7 @@ from provisioning.backends.kubernetes.kinds import (  # noqa: E402
     name_in,
 )
 from provisioning.backends.kubernetes.names import namespace_of  # noqa: E402
-from provisioning.management.commands.clock import REGISTER_EVERY_SECONDS  # noqa: E402
+from provisioning.management.commands.clock import REGISTER_EVERY_SECONDS, TICK_SECONDS  # noqa: E402
 from provisioning.services.installation import LONGEST_CHANGE  # noqa: E402
 
 VOLUME = Kind("PersistentVolume", "persistentvolumes", "v1", is_namespaced=False)
@@ -366,7 +366,7 @@ class Idle:
 def _idle(place: Place) -> Idle:
     product, seconds = place.product, place.options.minutes * 60
     # What was changed last is written into the region's register once more until it is so old.
-    time.sleep(LONGEST_CHANGE.total_seconds() + REGISTER_EVERY_SECONDS)
+    time.sleep(LONGEST_CHANGE.total_seconds() + REGISTER_EVERY_SECONDS + TICK_SECONDS)
     log, before = place.audit.place(), product.costs()
     with _statements() as counted:
         time.sleep(seconds)

@@ -94,7 +94,7 @@ def backend_of(region_slug: str, backend: str) -> ClusterBackend:
 class Effect(Enum):
     """What came of an action."""
 
-    NONE = "it asks nothing of the region"
+    NONE = "nothing was begun"
     BEGUN = "it goes on by itself"
     # As far as a backend says so: only of a removal.
     THROUGH = "it has come to its end"

@@ -133,7 +133,7 @@ def serve(*, seconds: float = SERVE_SECONDS) -> bool:
 
 
 def reconcile(cluster_id: UUID) -> int:
-    """Take turns for one cluster, by hand, while each one began something; returns how many were taken."""
+    """Take turns for one cluster, by hand, while another is worth taking soon; returns how many were taken."""
     turns = 0
     while turn(cluster_id):
         turns += 1
@@ -142,7 +142,7 @@ def reconcile(cluster_id: UUID) -> int:
 
 
 def turn(cluster_id: UUID) -> bool:
-    """Take one turn for this cluster if it is due; True when it began an action, so that another is worth taking soon.
+    """Take one turn for this cluster if it is due; True when it began an action and another is worth taking soon.
 
     Two statements when nothing is to be done: claim, record.
     """
@@ -179,7 +179,7 @@ def noting_absence() -> Iterator[None]:
 def _attend(row: Cluster) -> bool:
     """Take a turn of which no error may reach the next cluster's."""
     try:
-        has_begun = _take_turn(row)
+        is_due_soon = _take_turn(row)
     except Exception as error:  # the loop's rim: a row that cannot be understood is nobody else's trouble, nor spins
         if is_away(error):
             _give_back_after_refusal(row)
@@ -187,9 +187,9 @@ def _attend(row: Cluster) -> bool:
         logger.exception("a turn broke off", extra={"cluster_id": row.pk})
         Cluster.objects.give_back(row, due_in_seconds=MAX_BACKOFF_SECONDS)
         return False
-    if has_begun:
+    if is_due_soon:
         wakeups.remind(row.pk, delay_seconds=AFTER_ACTION_SECONDS)
-    return has_begun
+    return is_due_soon
 
 
 def _give_back_after_refusal(row: Cluster) -> None:
@@ -305,7 +305,9 @@ def _outcome(subject: read.TurnSubject, turn_id: str) -> TurnOutcome:
             is_withdrawn=is_withdrawn,
             due_in_seconds=_due_after_failure(action, observed) if is_permanent else MAX_BACKOFF_SECONDS,
         )
-    except Exception:  # the loop's rim: one broken cluster must not stop the others, and must not spin
+    except Exception as error:  # the loop's rim: one broken cluster must not stop the others, and must not spin
+        if is_away(error):
+            raise
         logger.exception("turn failed", extra={"cluster_id": subject.row.pk, "turn_id": turn_id})
         sentence = f"Something unexpected went wrong. We look into it; the reference is {turn_id}."
         return TurnOutcome(

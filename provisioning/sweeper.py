@@ -99,7 +99,7 @@ class Sweeper:
 def keep_registers() -> None:
     """Have every region remember this database's beat; find out whether one remembers a later one, or none answers.
 
-    Writes nowhere while nothing happens.
+    Writes to no region while nothing happens.
 
     The first thing that a clock and a worker do: on a database that was restored from an older copy nothing else may
     happen before.
@@ -111,13 +111,14 @@ def keep_registers() -> None:
             continue
         with _rim(region, "could not compare the register of region %s"):
             regions.note_answer(region)
-            if installation.compare(answer):
+            if installation.compare(region, answer):
                 logger.error("the database is an older copy than region %s knows: everything is held back", region.slug)
             remembered[region.slug] = answer.get("beat")
     count = installation.beat()
     # What was not compared may be all that is left to tell that this database is an older copy.
     behind = [region for region in _touchable() if remembered.get(region.slug, count) != count]
     register = installation.register(count) if behind else {}
+    installation.note_sending([region.slug for region in behind], count)
     for region, refusal in ask_all(behind, lambda backend: backend.write_register(register)):
         _complain(region, refusal, "could not write the register of region %s: %s")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from datetime import timedelta
 from typing import Any
 
@@ -11,7 +11,7 @@ from django.db import transaction
 from django.db.models import BigIntegerField, F
 from django.db.models.functions import Cast, Extract, Greatest, Now
 
-from provisioning.models import Cluster, Installation, Leftover
+from provisioning.models import Cluster, Installation, Leftover, Region
 from provisioning.services.operations import open_operation, supersede_operations
 from provisioning.spec import Lifecycle
 from provisioning.states import Hold, OperationKind, StepKind
@@ -60,7 +60,9 @@ def beat() -> int:
     if back > LEAP:
         logger.warning("the database's clock has gone back by %s: leases and due times follow it", back)
         _follow(back)
-    if row.beat_at is None or row.has_acted or tenancy_read.is_audited_since(row.beat_at - LONGEST_CHANGE):
+    since = (row.beat_at or row.now) - LONGEST_CHANGE
+    # After a leap nobody can say by their times which events came since.
+    if row.beat_at is None or back > LEAP or row.has_acted or tenancy_read.is_audited_since(since):
         row.beat += 1
     row.beat_at, row.has_acted = row.now, False
     row.save(update_fields=["beat", "beat_at", "has_acted"])
@@ -78,8 +80,17 @@ def _follow(back: timedelta) -> None:
 
 
 def register(count: int) -> dict[str, Any]:
-    """What every region is to remember of this database: its beat, who was given or lost access lately. No secret."""
-    return {"beat": count, "credentials": tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)}
+    """What every region is to remember of this database: its beat, who was given or lost access lately. No secret.
+
+    `sent` says that the beat was put down here before it was sent; releases that did not do so write none.
+    """
+    credentials = tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)
+    return {"beat": count, "sent": count, "credentials": credentials}
+
+
+def note_sending(slugs: Collection[str], count: int) -> None:
+    """Put down that this beat is about to be sent to these regions. Committed before it is sent."""
+    Region.objects.filter(pk__in=slugs).update(beat=Greatest("beat", count))
 
 
 def is_set_back() -> bool:
@@ -87,16 +98,22 @@ def is_set_back() -> bool:
     return Installation.objects.filter(set_back_at__isnull=False).exists()
 
 
-def compare(remembered: Mapping[str, Any]) -> bool:
-    """Hold everything back when a region remembers a later beat than this database has; True when it does.
+@transaction.atomic
+def compare(region: Region, remembered: Mapping[str, Any]) -> bool:
+    """Hold everything back when a region remembers a later beat than this database has sent there; True when it does.
 
-    Read the region first: whatever it remembers was this database's own beat before that moment.
+    Read the region first: whatever it remembers had been put down here before that moment. It is not compared with what
+    this database has counted: a copy goes on counting while a region is silent, and would catch up.
     """
-    own = Installation.objects.filter(pk=1).values_list("beat", flat=True).first() or 0
     seen = int(remembered.get("beat", 0))
-    if seen <= own:
+    known = Region.objects.select_for_update(no_key=True).get(pk=region.pk).beat
+    if not known or "sent" not in remembered:
+        # Nothing was ever sent there, as to one that is entered anew; or by a release that put nothing down.
+        known = Installation.objects.filter(pk=1).values_list("beat", flat=True).first() or 0
+    if seen <= known:
         return False
     set_back(remembered)
+    Region.objects.filter(pk=region.pk).update(beat=Greatest("beat", seen))
     return True
 
 

@@ -344,10 +344,11 @@ def test_only_backups_of_it_in_the_store_are_not_the_cluster(suspended: Cluster,
 
 
 def set_back(region: PretendRegion) -> None:
-    """A region remembers more beats than this database has counted."""
+    """A region remembers more beats than this database has sent there."""
     if not region.register:
         sweeper.keep_registers()
-    region.register = {**region.register, "beat": int(region.register["beat"]) + 100}
+    later = int(region.register["beat"]) + 100
+    region.register = {**region.register, "beat": later, "sent": later}
     sweeper.keep_registers()
 
 
@@ -409,6 +410,44 @@ def test_a_region_that_has_forgotten_is_told_again(rested: Cluster, region: Pret
     before, region.register = region.register, {}
     sweeper.keep_registers()
     assert region.register == before
+
+
+def test_a_copy_that_has_caught_up_while_the_region_was_silent_is_known_all_the_same(
+    alice: Person, healthy: Cluster, region: PretendRegion
+) -> None:
+    """What it counts by itself says nothing of what a newer database has had the region remember."""
+    sweeper.keep_registers()
+    copy, sent = Installation.objects.get(pk=1).beat, RegionRow.objects.get(pk="pretend").beat
+    services.suspend_cluster(actor=alice.actor, cluster_id=healthy.pk)
+    sweeper.keep_registers()
+    newer = region.register
+    Installation.objects.update(beat=copy)
+    RegionRow.objects.filter(pk="pretend").update(beat=sent)
+    region.faults["read_register"] = [RegionUnreachable("The region does not answer.")] * 3
+    services.create_cluster(actor=alice.actor, request=ask(name="beside"))
+    for _ in range(3):
+        sweeper.keep_registers()
+    assert Installation.objects.get(pk=1).beat > newer["beat"]
+    assert region.register is newer
+    sweeper.keep_registers()
+    assert installation.is_set_back()
+    assert fresh(healthy).hold == Hold.SET_BACK
+    installation.acknowledge(actor=OPERATOR)
+    for _ in range(2):
+        sweeper.keep_registers()
+    assert not installation.is_set_back(), "it was found out twice"
+
+
+@pytest.mark.parametrize("was_sent", [True, False], ids=["to a region entered anew", "by a release before"])
+def test_what_was_sent_without_being_put_down_is_compared_with_what_was_counted(
+    healthy: Cluster, region: PretendRegion, *, was_sent: bool
+) -> None:
+    sweeper.keep_registers()
+    RegionRow.objects.update(beat=0 if was_sent else 1)
+    counted = Installation.objects.get(pk=1).beat
+    for beat, is_later in ((counted, False), (counted + 1, True)):
+        region.register = {"beat": beat} | ({"sent": beat} if was_sent else {})
+        assert installation.compare(RegionRow.objects.get(pk="pretend"), region.register) is is_later
 
 
 def test_a_database_set_back_touches_nothing_that_differs_and_lets_the_rest_go_on(

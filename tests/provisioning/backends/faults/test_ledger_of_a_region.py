@@ -13,6 +13,7 @@ from django.db.models.functions import Now
 from provisioning import selectors as read
 from provisioning import services, sweeper
 from provisioning.models import Cluster, Installation, Leftover, Operation, OperationStep
+from provisioning.models import Region as RegionRow
 from provisioning.services import installation, leftovers
 from provisioning.states import Hold, LeftoverState, OperationState
 from tenants.actor import Actor, PrincipalKind
@@ -36,13 +37,14 @@ class Copy:
     organizations: Sequence[Organization]
     rows: Mapping[Any, Sequence[Any]]
     beat: int
+    sent: int
 
     @classmethod
     def of(cls, *customers: Customer) -> Copy:
         owners = [one.person.organization for one in customers]
         kinds: tuple[Any, ...] = (Cluster, Operation, OperationStep)
         rows = {kind: list(kind.objects.filter(organization__in=owners)) for kind in kinds}
-        return cls(owners, rows, Installation.objects.get(pk=1).beat)
+        return cls(owners, rows, Installation.objects.get(pk=1).beat, RegionRow.objects.get(pk=SLUG).beat)
 
     def bring_back(self) -> None:
         """Have the database know that again, and nothing that came after."""
@@ -55,6 +57,7 @@ class Copy:
             for row in rows:
                 row.save()
         Installation.objects.filter(pk=1).update(beat=self.beat)
+        RegionRow.objects.filter(pk=SLUG).update(beat=self.sent)
 
 
 def lose_row(cluster: Cluster) -> None:
