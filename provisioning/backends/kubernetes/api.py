@@ -7,6 +7,7 @@ sentence. All that we ask may be asked twice, so a connection that was cut is tr
 from __future__ import annotations
 
 import json
+import re
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing
@@ -67,8 +68,8 @@ class Request:
     accept: str = "application/json"
 
 
-# What the server says of an object that has the same name and is another one.
-_ANOTHER = "UID in precondition"
+# What the server says of an object that has the same name and is another one; of namespaces it says it otherwise.
+_ANOTHER = re.compile("UID in (the )?precondition")
 
 
 class Api:
@@ -172,7 +173,7 @@ class Api:
             return
         except Changed as error:
             # The server compares the UID first, and says which of the two differs.
-            if version and _ANOTHER not in error.internal:
+            if version and not _ANOTHER.search(error.internal):
                 raise
 
     def watch(self, kind: Kind, selector: str, resource_version: str) -> Iterator[tuple[str, Object]]:
