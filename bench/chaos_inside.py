@@ -33,6 +33,8 @@ def findings(told: Mapping[str, Any]) -> Iterator[str]:
     sweeper.take_inventories()
     for entry in Leftover.objects.filter(state=LeftoverState.FOUND):
         yield f"in the region and nobody's: {entry} {entry.found}"
+    for entry in Leftover.objects.filter(state=LeftoverState.MISSING):
+        yield f"wished and not in the region: {entry}"
     # A backup that was given up is removed ten minutes later: the engine may still write some of it.
     for entry in Leftover.objects.filter(state=LeftoverState.REMOVING, due_at__lt=Now() - OVERDUE):
         yield f"was to be removed and is not: {entry}"

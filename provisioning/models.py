@@ -64,11 +64,11 @@ class Region(models.Model):
     maintenance_note = models.CharField(max_length=200, default="", db_default="", blank=True, editable=False)
     # By the clock's own question, every ten seconds; `silence` is the sentence why there is no answer.
     answered_at = models.DateTimeField(null=True, blank=True, editable=False)
+    silent_since = models.DateTimeField(null=True, blank=True, editable=False)
+    silence = models.CharField(max_length=300, default="", db_default="", blank=True, editable=False)
     # The highest beat that this database has ever sent here: a region that remembers a higher one had it from a newer
     # database, whatever this one has counted since.
     beat = models.PositiveBigIntegerField(default=0, db_default=0, editable=False)
-    silent_since = models.DateTimeField(null=True, blank=True, editable=False)
-    silence = models.CharField(max_length=300, default="", db_default="", blank=True, editable=False)
 
     def __str__(self) -> str:
         return self.name

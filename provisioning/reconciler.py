@@ -146,7 +146,7 @@ def turn(cluster_id: UUID) -> bool:
 
     Two statements when nothing is to be done: claim, record.
     """
-    return bool(_claim_and(_take_turn, cluster_id))
+    return bool(_claim_and(_take_turn_or_give_it_back, cluster_id))
 
 
 def _claim_and(take: Callable[[Cluster], bool], cluster_id: UUID | None = None) -> bool | None:
@@ -179,10 +179,9 @@ def noting_absence() -> Iterator[None]:
 def _attend(row: Cluster) -> bool:
     """Take a turn of which no error may reach the next cluster's."""
     try:
-        is_due_soon = _take_turn(row)
+        is_due_soon = _take_turn_or_give_it_back(row)
     except Exception as error:  # the loop's rim: a row that cannot be understood is nobody else's trouble, nor spins
         if is_away(error):
-            _give_back_after_refusal(row)
             raise
         logger.exception("a turn broke off", extra={"cluster_id": row.pk})
         Cluster.objects.give_back(row, due_in_seconds=MAX_BACKOFF_SECONDS)
@@ -190,6 +189,15 @@ def _attend(row: Cluster) -> bool:
     if is_due_soon:
         wakeups.remind(row.pk, delay_seconds=AFTER_ACTION_SECONDS)
     return is_due_soon
+
+
+def _take_turn_or_give_it_back(row: Cluster) -> bool:
+    try:
+        return _take_turn(row)
+    except Exception as error:
+        if is_away(error):
+            _give_back_after_refusal(row)
+        raise
 
 
 def _give_back_after_refusal(row: Cluster) -> None:

@@ -117,8 +117,7 @@ def keep_registers() -> None:
     count = installation.beat()
     # What was not compared may be all that is left to tell that this database is an older copy.
     behind = [region for region in _touchable() if remembered.get(region.slug, count) != count]
-    register = installation.register(count) if behind else {}
-    installation.note_sending([region.slug for region in behind], count)
+    register = installation.register(count, [region.slug for region in behind]) if behind else {}
     for region, refusal in ask_all(behind, lambda backend: backend.write_register(register)):
         _complain(region, refusal, "could not write the register of region %s: %s")
 
@@ -192,7 +191,9 @@ def take_inventories() -> None:
             _complain(region, answer, "could not take the inventory of region %s: %s")
             continue
         with _rim(region, "could not enter what is in region %s"):
-            if missing := leftovers.note_missing(region, answer):
+            # A region that is being renewed may answer before it has all of its state again.
+            missing = leftovers.note_missing(region, answer) if region.maintenance_since is None else 0
+            if missing:
                 logger.error("%s clusters that should be in region %s are not there", missing, region.slug)
             if fresh := leftovers.note_finds(region, answer):
                 logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)

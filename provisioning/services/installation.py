@@ -79,18 +79,14 @@ def _follow(back: timedelta) -> None:
     Leftover.objects.filter(due_at__gt=Now()).update(due_at=F("due_at") - back)
 
 
-def register(count: int) -> dict[str, Any]:
-    """What every region is to remember of this database: its beat, who was given or lost access lately. No secret.
+def register(count: int, slugs: Collection[str]) -> dict[str, Any]:
+    """What these regions are to remember of this database: its beat, who was given or lost access lately. No secret.
 
-    `sent` says that the beat was put down here before it was sent; releases that did not do so write none.
+    Puts down first that this beat is sent to them. Two statements; may run twice.
     """
-    credentials = tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)
-    return {"beat": count, "sent": count, "credentials": credentials}
-
-
-def note_sending(slugs: Collection[str], count: int) -> None:
-    """Put down that this beat is about to be sent to these regions. Committed before it is sent."""
     Region.objects.filter(pk__in=slugs).update(beat=Greatest("beat", count))
+    credentials = tenancy_read.access_changed_within(REMEMBERED, limit=MAX_REMEMBERED)
+    return {"beat": count, "sent_to": sorted(slugs), "credentials": credentials}
 
 
 def is_set_back() -> bool:
@@ -98,22 +94,24 @@ def is_set_back() -> bool:
     return Installation.objects.filter(set_back_at__isnull=False).exists()
 
 
-@transaction.atomic
 def compare(region: Region, remembered: Mapping[str, Any]) -> bool:
     """Hold everything back when a region remembers a later beat than this database has sent there; True when it does.
 
     Read the region first: whatever it remembers had been put down here before that moment. It is not compared with what
-    this database has counted: a copy goes on counting while a region is silent, and would catch up.
+    this database has counted: a copy goes on counting while a region is silent, and would catch up. One statement when
+    all is well, and no lock; may run twice.
     """
     seen = int(remembered.get("beat", 0))
-    known = Region.objects.select_for_update(no_key=True).get(pk=region.pk).beat
-    if not known or "sent" not in remembered:
-        # Nothing was ever sent there, as to one that is entered anew; or by a release that put nothing down.
+    known = Region.objects.values_list("beat", flat=True).get(pk=region.pk)
+    if not known or region.slug not in remembered.get("sent_to", ()):
+        # It was sent to another row of ours that leads to the same place, by a release that put nothing down, or to a
+        # region that is entered anew.
         known = Installation.objects.filter(pk=1).values_list("beat", flat=True).first() or 0
     if seen <= known:
         return False
     set_back(remembered)
-    Region.objects.filter(pk=region.pk).update(beat=Greatest("beat", seen))
+    # All clusters are held by now, whatever another region may say; a later beat than this is another matter.
+    Region.objects.filter(beat__gt=0, beat__lt=seen).update(beat=seen)
     return True
 
 
