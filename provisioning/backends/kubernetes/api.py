@@ -23,15 +23,7 @@ from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 from provisioning.backends.engine.door import Answer, Limits
 from provisioning.backends.kubernetes.budget import Gate
 from provisioning.backends.kubernetes.connection import Connection
-from provisioning.backends.kubernetes.errors import (
-    TOO_MANY,
-    UNAUTHORIZED,
-    Changed,
-    Expired,
-    Missing,
-    pause_in,
-    refusal,
-)
+from provisioning.backends.kubernetes.errors import TOO_MANY, UNAUTHORIZED, Changed, Expired, Missing, pause_in, refusal
 from provisioning.backends.kubernetes.kinds import Kind, Object, name_in
 from provisioning.backends.kubernetes.names import MANAGER
 from provisioning.errors import RegionUnreachable

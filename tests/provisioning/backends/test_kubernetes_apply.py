@@ -7,6 +7,9 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
+import pytest
+
+from common.errors import Permanent
 from provisioning.backends.kubernetes import apply, fence
 from provisioning.backends.kubernetes.fence import Ground, labels_for
 from tests.provisioning.backends.apiserver import Reply, client_of, kubeconfig, scripted
@@ -57,3 +60,14 @@ def test_whoever_enters_a_namespace_gives_it_back_the_labels_that_it_was_made_wi
 
     assert [asked.method for asked in server.asked] == ["GET", "PATCH"]
     assert json.loads(server.asked[1].body)["metadata"]["labels"] == {enforce: "restricted"}
+
+
+def test_what_a_rule_of_the_region_refuses_to_remember_is_told_with_its_reason(tmp_path: Path) -> None:
+    """A failed test of a patch has the same status; but then the field is not as it was tested."""
+    denied = Reply(422, {"message": "ValidatingAdmissionPolicy 'strict' denied request", "reason": "Invalid"})
+    held = Reply(body={"data": {"about": "", str(CLUSTER_ID): "3"}})
+    with scripted(*(held, denied) * fence.ATTEMPTS, held) as server, pytest.raises(Permanent) as caught:
+        fence.remember(client_of(kubeconfig(tmp_path, server.port)), CLUSTER_ID, 4, is_first=False)
+
+    assert "'strict' denied" in caught.value.internal
+    assert [asked.method for asked in server.asked] == ["GET", "PATCH"] * fence.ATTEMPTS + ["GET"]
