@@ -192,8 +192,7 @@ def take_inventories() -> None:
             continue
         with _rim(region, "could not enter what is in region %s"):
             # A region that is being renewed may answer before it has all of its state again.
-            missing = leftovers.note_missing(region, answer) if region.maintenance_since is None else 0
-            if missing:
+            if region.maintenance_since is None and (missing := leftovers.note_missing(region, answer)):
                 logger.error("%s clusters that should be in region %s are not there", missing, region.slug)
             if fresh := leftovers.note_finds(region, answer):
                 logger.warning("%s things in region %s belong to no cluster of ours", fresh, region.slug)

@@ -79,20 +79,30 @@ def hand_over(backup: Backup, sentence: str = "") -> None:
 def _record(
     row: Cluster, kind: LeftoverKind, *, reason: str, reference: str = "", due_at: Any = None, **more: Any
 ) -> None:
-    Leftover.objects.get_or_create(
-        region_id=row.region_id,
+    _enter(
+        row.region_id,
+        kind,
+        row.pk,
+        reference,
+        organization_id=row.organization_id,
+        state=LeftoverState.REMOVING.value,
+        reason=reason,
+        due_at=due_at or Now(),
+        **more,
+    )
+
+
+def _enter(region_id: str, kind: LeftoverKind, cluster_id: UUID, reference: str = "", **content: Any) -> bool:
+    """Make an entry, unless one of the same thing is open already; whether it is new."""
+    _, is_new = Leftover.objects.get_or_create(
+        region_id=region_id,
         kind=kind.value,
-        cluster_id=row.pk,
+        cluster_id=cluster_id,
         reference=reference,
         ended_at=None,
-        defaults={
-            "organization_id": row.organization_id,
-            "state": LeftoverState.REMOVING.value,
-            "reason": reason,
-            "due_at": due_at or Now(),
-            **more,
-        },
+        defaults=content,
     )
+    return is_new
 
 
 def note_missing(region: Region, finds: Iterable[Find]) -> int:
@@ -111,22 +121,17 @@ def note_missing(region: Region, finds: Iterable[Find]) -> int:
     entries = Leftover.objects.filter(region=region, kind=LeftoverKind.LOSS, ended_at=None)
     entries.exclude(cluster_id__in=organizations).update(state=LeftoverState.SETTLED, ended_at=Now())
     known = set(entries.values_list("cluster_id", flat=True))
-    fresh = 0
-    for cluster_id in organizations.keys() - known:
-        _, is_new = Leftover.objects.get_or_create(
-            region=region,
-            kind=LeftoverKind.LOSS.value,
-            cluster_id=cluster_id,
-            reference="",
-            ended_at=None,
-            defaults={
-                "state": LeftoverState.MISSING.value,
-                "reason": "It is wished here and has been here, and nothing of it was found.",
-                "organization_id": organizations[cluster_id],
-            },
+    return sum(
+        _enter(
+            region.pk,
+            LeftoverKind.LOSS,
+            cluster_id,
+            organization_id=organizations[cluster_id],
+            state=LeftoverState.MISSING.value,
+            reason="It is wished here and has been here, and nothing of it was found.",
         )
-        fresh += is_new
-    return fresh
+        for cluster_id in organizations.keys() - known
+    )
 
 
 def note_finds(region: Region, finds: Iterable[Find]) -> int:
@@ -138,24 +143,23 @@ def note_finds(region: Region, finds: Iterable[Find]) -> int:
     entries = {entry.cluster_id: entry for entry in _open(region, LeftoverKind.CLUSTER)}
     fresh = 0
     for cluster_id, find in found.items():
-        content = {"card": dict(find.card) | {"epoch": str(find.epoch)}, "found": list(find.parts), "since": find.since}
+        content: dict[str, Any] = {
+            "card": dict(find.card) | {"epoch": str(find.epoch)},
+            "found": list(find.parts),
+            "since": find.since,
+        }
         if cluster_id in entries:
             Leftover.objects.filter(pk=entries[cluster_id].pk, ended_at=None).update(**content)
             continue
-        _, is_new = Leftover.objects.get_or_create(
-            region=region,
-            kind=LeftoverKind.CLUSTER.value,
-            cluster_id=cluster_id,
-            reference="",
-            ended_at=None,
-            defaults={
-                **content,
-                "state": LeftoverState.FOUND.value,
-                "reason": "It was found in the region, and no cluster of ours is there.",
-                "organization_id": _organization_named(find.card),
-            },
+        fresh += _enter(
+            region.pk,
+            LeftoverKind.CLUSTER,
+            cluster_id,
+            organization_id=_organization_named(find.card),
+            state=LeftoverState.FOUND.value,
+            reason="It was found in the region, and no cluster of ours is there.",
+            **content,
         )
-        fresh += is_new
     vanished = Leftover.objects.filter(pk__in=[entry.pk for key, entry in entries.items() if key not in found])
     vanished.filter(state=LeftoverState.FOUND).update(state=LeftoverState.GONE, ended_at=Now(), due_at=None)
     # Only the removal itself, which fences the cluster off for good, is its end.
