@@ -7,6 +7,8 @@ import math
 import queue
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 from uuid import NAMESPACE_OID, UUID, uuid4, uuid5
@@ -231,6 +233,22 @@ def take(api: Any, count: int) -> list[str]:
     return found
 
 
+@contextmanager
+def reflecting(
+    folder: Path, kind: Kind, start: Reply, *events: tuple[str, dict[str, Any]], going: set[UUID] | None = None
+) -> Iterator[queue.SimpleQueue[Any]]:
+    """What a reflector tells of that gets this list, and after it these events."""
+    lines = tuple({"type": event, "object": found} for event, found in events)
+    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
+    over = threading.Event()
+    with scripted(start, Reply(lines=lines, hangs=True)) as server:
+        client = client_of(kubeconfig(folder, server.port))
+        reflector = Reflector(client, kind, said, set() if going is None else going)
+        threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+        yield said
+        over.set()
+
+
 def test_a_watch_tells_of_all_there_is_and_of_what_changes(tmp_path: Path) -> None:
     change = {"type": "MODIFIED", "object": one("b", "7")}
     with scripted(listed("5", "a"), Reply(lines=(change,), hangs=True)) as server:
@@ -339,17 +357,12 @@ def test_what_goes_with_its_namespace_is_no_news(tmp_path: Path) -> None:
 
     def told(kind: Kind, *events: tuple[str, dict[str, Any]]) -> list[str]:
         """What a reflector tells of after its list, until it has heard of `b`."""
-        lines = tuple({"type": event, "object": found} for event, found in (*events, ("MODIFIED", one("b", "9"))))
-        said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-        over = threading.Event()
-        with scripted(listed("5", "a"), Reply(lines=lines, hangs=True)) as server:
-            reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), kind, said, going)
-            threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+        last = ("MODIFIED", one("b", "9"))
+        with reflecting(tmp_path, kind, listed("5", "a"), *events, last, going=going) as said:
             assert str(said.get()) == cluster("a")
             found = [str(said.get())]
             while found[-1] != cluster("b"):
                 found.append(str(said.get()))
-            over.set()
         return found
 
     assert told(NAMESPACE, ("MODIFIED", leaving)) == [cluster("a"), cluster("b")]
@@ -366,20 +379,12 @@ def test_that_a_namespace_goes_which_we_asked_to_go_is_no_news_until_it_is_gone(
     asked = leaving | {"metadata": {**there["metadata"], **asked_to_go}}
     start = Reply(body={"metadata": {"resourceVersion": "6"}, "items": [there]})
     steps = (("MODIFIED", asked), ("MODIFIED", leaving), ("MODIFIED", one("b", "8")), ("DELETED", leaving))
-    lines = tuple({"type": event, "object": found} for event, found in steps)
-    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    over, going = threading.Event(), set[UUID]()
-    with scripted(start, Reply(lines=lines[:3], hangs=True)) as server:
-        reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), NAMESPACE, said, going)
-        threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+    going = set[UUID]()
+    with reflecting(tmp_path, NAMESPACE, start, *steps[:3], going=going) as said:
         assert [str(said.get()) for _ in range(2)] == [cluster("a"), cluster("b")]
         assert going == {UUID(cluster("a"))}, "what goes with it would be told of"
-        over.set()
-    with scripted(start, Reply(lines=lines, hangs=True)) as server:
-        reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), NAMESPACE, said, going)
-        threading.Thread(target=reflector.run, args=[over := threading.Event()], daemon=True).start()
+    with reflecting(tmp_path, NAMESPACE, start, *steps, going=going) as said:
         assert [str(said.get()) for _ in range(3)] == [cluster("a"), cluster("b"), cluster("a")]
-        over.set()
 
 
 def test_how_far_a_namespace_is_that_goes_is_no_news_but_who_holds_it_is(tmp_path: Path) -> None:
@@ -390,14 +395,8 @@ def test_how_far_a_namespace_is_that_goes_is_no_news_but_who_holds_it_is(tmp_pat
         return found
 
     steps = (leaving("6", "theirs"), leaving("7", "theirs"), leaving("8", "theirs"), leaving("9"), one("b", "10"))
-    lines = tuple({"type": "MODIFIED", "object": step} for step in steps)
-    said: queue.SimpleQueue[Any] = queue.SimpleQueue()
-    over = threading.Event()
-    with scripted(listed("5", "a"), Reply(lines=lines, hangs=True)) as server:
-        reflector = Reflector(client_of(kubeconfig(tmp_path, server.port)), NAMESPACE, said, set())
-        threading.Thread(target=reflector.run, args=[over], daemon=True).start()
+    with reflecting(tmp_path, NAMESPACE, listed("5", "a"), *(("MODIFIED", step) for step in steps)) as said:
         assert [str(said.get()) for _ in range(4)] == [*[cluster("a")] * 3, cluster("b")]
-        over.set()
 
 
 def test_a_turn_that_only_raised_the_fence_is_no_news(tmp_path: Path) -> None:
